@@ -1,0 +1,129 @@
+"""Log lines: how a record becomes a line and how lines reach their file, pipe or terminal whole."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    Render = Callable[[Mapping[str, Any]], bytes]
+
+MAX_TEXT = 1024
+"""Bytes of any one text in a line, so that lines stay below `ATOMIC_BYTES`."""
+MAX_STACK = 2048
+"""Bytes of a traceback in a line; its end is kept, where the cause is."""
+ATOMIC_BYTES = 4096
+"""What Linux writes to a pipe in one piece (PIPE_BUF, pipe(7)); above it two writers' lines may mix."""
+_JSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+
+
+class LineWriter:
+    """Writes whole lines to a descriptor, from any thread.
+
+    Args:
+        descriptor: where to; closed with the writer.
+        on_drop: told how many lines could not be written.
+    """
+
+    def __init__(self, descriptor: int, *, on_drop: Callable[[int], None] | None = None) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+        self._whole = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        self.on_drop = on_drop
+
+    @classmethod
+    def to_file(cls, path: Path) -> LineWriter:
+        """Appends to a file, which several processes may do at once."""
+        return cls(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640))
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        """Writes lines, each of which ends with a newline; what cannot be written is dropped and reported."""
+        with self._lock:
+            try:
+                for chunk in [b"".join(lines)] if self._whole else _chunks(lines):
+                    self._write_all(chunk)
+            except OSError:
+                if self.on_drop is not None:
+                    self.on_drop(len(lines))
+
+    def close(self) -> None:
+        """Closes the descriptor; may be called twice."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+    def _write_all(self, chunk: bytes) -> None:
+        while chunk:
+            chunk = chunk[os.write(self._descriptor, chunk) :]
+
+
+def _chunks(lines: Sequence[bytes]) -> Iterator[bytes]:
+    """Whole lines joined to at most `ATOMIC_BYTES`; a longer line stands alone."""
+    chunk: list[bytes] = []
+    size = 0
+    for line in lines:
+        if chunk and size + len(line) > ATOMIC_BYTES:
+            yield b"".join(chunk)
+            chunk, size = [], 0
+        chunk.append(line)
+        size += len(line)
+    if chunk:
+        yield b"".join(chunk)
+
+
+def timestamp(seconds: float) -> str:
+    """UTC with milliseconds and ``Z``, from seconds since 1970."""
+    whole = int(seconds)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((seconds - whole) * 1000):03d}Z"
+
+
+def cut(text: str) -> str:
+    """A text of at most `MAX_TEXT` bytes of UTF-8, with a mark where something was left out."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= MAX_TEXT:
+        return data.decode("utf-8")
+    return data[:MAX_TEXT].decode("utf-8", "ignore") + f"…({len(data) - MAX_TEXT} bytes more)"
+
+
+def cut_stack(text: str) -> str:
+    """The last `MAX_STACK` bytes of a traceback, with a mark where something was left out."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= MAX_STACK:
+        return data.decode("utf-8")
+    return f"({len(data) - MAX_STACK} bytes more)…" + data[-MAX_STACK:].decode("utf-8", "ignore")
+
+
+def render_json(record: Mapping[str, Any]) -> bytes:
+    """A record as one JSON object and a newline; what JSON does not know becomes its ``repr``."""
+    try:
+        return orjson.dumps(record, default=repr, option=_JSON)
+    except TypeError:  # lone surrogates, cycles, a repr that raises
+        return orjson.dumps({_plain(key): _plain(value) for key, value in record.items()}, option=_JSON)
+
+
+def render_text(record: Mapping[str, Any]) -> bytes:
+    """A record for a terminal: time, level, message, then whatever else is set."""
+    rest = dict(record)
+    stack = rest.pop("exception", None)
+    parts = [f"{rest.pop('timestamp')} {rest.pop('level'):<8} {_plain(rest.pop('message'))}"]
+    parts += [f"{key}={_plain(value)}" for key, value in rest.items() if value is not None]
+    text = " ".join(parts).replace("\r", "\\r").replace("\n", "\\n")
+    if stack:
+        text += "".join(f"\n    {line}" for line in str(stack).splitlines())
+    return text.encode("utf-8", "replace") + b"\n"
+
+
+def _plain(value: object) -> str:
+    try:
+        return cut(value if isinstance(value, str) else repr(value))
+    except Exception as error:  # noqa: BLE001  # a user's __repr__ may raise anything
+        return f"<{type(value).__name__} without repr: {type(error).__name__}>"

@@ -1,0 +1,127 @@
+"""The records of a request's way through the server, and the one seam through which they are observed.
+
+Nothing here knows a metric, a log line or a span: observers make those from the finished records.
+All times are seconds of ``time.perf_counter()``; 0.0 means that the call did not get there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableSequence, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from mlserver.errors import RequestError
+    from mlserver.serving.rows import Rows
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(slots=True, frozen=True)
+class Response:
+    """A complete HTTP response; ``content-length`` is added on the way out."""
+
+    status: int
+    body: bytes
+    content_type: bytes = b"application/json"
+    headers: Headers = ()
+
+    def with_header(self, name: bytes, value: bytes) -> Response:
+        """The same response with one header more."""
+        return Response(self.status, self.body, self.content_type, (*self.headers, (name, value)))
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One request on its way through the server."""
+
+    method: str
+    """HTTP method as sent; observers fold unknown ones."""
+    endpoint: str
+    """Route template, or ``unmatched``."""
+    received: float
+    """When its headers were complete."""
+    request_id: str | None = None
+    operation: str | None = None
+    """The predictor's method that was asked for: ``predict`` or ``predict_proba``."""
+    quiet: bool = False
+    """A probe or a scrape: counted, but logged at DEBUG only and without a span."""
+    context: Context | None = None
+    """Context variables of whoever made the call; a run of this call alone sees them."""
+    body: bytes = b""
+    reserved: int = 0
+    """Bytes of its body that count against ``server.max_buffered_bytes``."""
+    rows: Rows | None = None
+    output: Any = None
+    """The predictor's answer to this call's rows."""
+    decoded: float = 0.0
+    started: float = 0.0
+    predicted: float = 0.0
+    finished: float = 0.0
+    batch: Batch | None = None
+    """The run that answered this call, or failed to."""
+    input_shape: tuple[int, ...] | None = None
+    output_shape: tuple[int, ...] | None = None
+    error: RequestError | None = None
+    """What the client was told; the predictor's own exception is its ``__cause__``."""
+    response: Response | None = None
+    reply: Callable[[Response], None] | None = None
+    """Sends the response; called once, after the observers have seen the call."""
+
+    @property
+    def status(self) -> int:
+        """HTTP status of the response; 0 before there is one."""
+        return self.response.status if self.response is not None else 0
+
+    @property
+    def cause(self) -> BaseException | None:
+        """What went wrong inside: the predictor's exception, else the error that was answered."""
+        return self.error and (self.error.__cause__ or self.error)
+
+    @property
+    def error_type(self) -> str | None:
+        """Class name of what went wrong inside."""
+        return type(cause).__name__ if (cause := self.cause) is not None else None
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """One run of the predictor, and the calls it was to answer."""
+
+    calls: list[Call]
+    operation: str
+    rows: int
+    id: str = ""
+    """Set where several calls share the run."""
+    started: float = 0.0
+    ended: float = 0.0
+    error: BaseException | None = None
+
+
+class Observer(Protocol):
+    """Turns finished calls and batches into one kind of signal.
+
+    Called on the event loop, before the calls' responses leave. Every call and every batch is passed once.
+    """
+
+    def __call__(self, calls: Sequence[Call], batches: Sequence[Batch]) -> None: ...
+
+
+Enter = Callable[[Batch], None]
+"""Called in the predictor's thread and context before a run, so that what the predictor itself logs and
+sends carries the ids of the calls it answers."""
+
+
+@dataclass(slots=True)
+class Levels:
+    """What is so right now, as plain numbers that another process may be reading.
+
+    A sequence of one float each: the metric page hands out its own memory, everybody else gets a list.
+    """
+
+    active: MutableSequence[float] = field(default_factory=lambda: [0.0])
+    """Requests received and not yet finished."""
+    model_loaded: MutableSequence[float] = field(default_factory=lambda: [0.0])
+    """1 when the model is loaded."""

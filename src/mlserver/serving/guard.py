@@ -1,0 +1,41 @@
+"""A fault in an observer or a hook never fails a request: it is logged, counted and over."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Generic, ParamSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+LOG_EVERY_S = 60.0
+_logger = logging.getLogger("mlserver.observers")
+
+
+class Guard(Generic[P]):
+    """An observer or hook that cannot raise.
+
+    Args:
+        name: the signal it gives, for the log and the count.
+        on_fault: told the name at every fault.
+    """
+
+    def __init__(
+        self, inner: Callable[P, None], *, name: str, on_fault: Callable[[str], None] | None = None
+    ) -> None:
+        self._inner = inner
+        self._name = name
+        self._on_fault = on_fault
+        self._log_after = float("-inf")
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            self._inner(*args, **kwargs)
+        except Exception:  # noqa: BLE001  # whatever it is, the request goes on
+            if self._on_fault is not None:
+                self._on_fault(self._name)
+            if time.monotonic() >= self._log_after:
+                self._log_after = time.monotonic() + LOG_EVERY_S
+                _logger.exception("The observer of %s raised: some of its signals are missing", self._name)

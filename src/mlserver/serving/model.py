@@ -1,0 +1,116 @@
+"""What the server derives from a loaded predictor and its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlserver.errors import ModelLoadError
+from mlserver.serving.coalescer import Coalescer
+from mlserver.serving.codec import InputSchema
+
+if TYPE_CHECKING:
+    from mlserver.config import Api, Config
+    from mlserver.serving.predictor import Predictor
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """How one predictor is fed and run."""
+
+    schema: InputSchema
+    operations: frozenset[str]
+    library: str
+    """What it is made with, such as ``scikit-learn 1.9.1``."""
+    coalesced: bool
+    """Whether several calls may share a run."""
+    concurrency: int
+    """Runs at once."""
+
+    @classmethod
+    def unknown(cls, config: Config) -> Model:
+        """What is known before the predictor is loaded."""
+        names = config.api.feature_order
+        schema = InputSchema(
+            feature_names=names,
+            n_features=len(names) if names else None,
+            dataframe=False,
+            categorical=frozenset(),
+            adapter=config.api.adapter,
+        )
+        return cls(schema, frozenset({"predict"}), library="", coalesced=False, concurrency=0)
+
+    @classmethod
+    def of(cls, predictor: Predictor, config: Config) -> Model:
+        """What holds for a loaded predictor.
+
+        Raises:
+            ModelLoadError: the configuration speaks of features that the predictor does not have.
+        """
+        api = config.api
+        batching = api.batching.enabled
+        coalesced = predictor.batchable if batching is None else batching
+        return cls(
+            _schema(predictor, api),
+            predictor.operations,
+            predictor.library,
+            coalesced=coalesced,
+            concurrency=1 if coalesced else api.concurrency,
+        )
+
+    def queue(self, api: Api) -> Coalescer:
+        """The queue before the predictor."""
+        return Coalescer(
+            enabled=self.coalesced,
+            max_rows=api.batching.max_rows,
+            max_queue=api.max_queue,
+            max_wait_s=api.batching.max_wait_ms / 1000,
+        )
+
+    def info(self) -> dict[str, Any]:
+        """The facts for ``GET /info``."""
+        return {
+            "library": self.library or None,
+            "operations": sorted(self.operations),
+            "feature_names": self.schema.feature_names,
+            "n_features": self.schema.n_features,
+            "input": "dataframe" if self.schema.dataframe else "ndarray",
+            "batching": self.coalesced,
+        }
+
+
+def _schema(predictor: Predictor, api: Api) -> InputSchema:
+    names = api.feature_order or predictor.feature_names
+    width = predictor.n_features
+    if names is not None and width is not None and len(names) != width:
+        raise ModelLoadError(
+            f"api.feature_order has {len(names)} names, the model takes {width} features"
+            + (f": {', '.join(predictor.feature_names)}." if predictor.feature_names else ".")
+        )
+    return InputSchema(
+        feature_names=names,
+        n_features=len(names) if names else width,
+        dataframe=predictor.dataframe,
+        categorical=_categorical(api.categorical_features, names),
+        adapter=api.adapter,
+    )
+
+
+def _categorical(features: tuple[str | int, ...], names: tuple[str, ...] | None) -> frozenset[str]:
+    """Names of the declared categorical features, which may be given by position."""
+    found = set()
+    for feature in features:
+        if isinstance(feature, int):
+            if names is None or not 0 <= feature < len(names):
+                raise ModelLoadError(
+                    f"api.categorical_features has position {feature}, but the model has "
+                    f"{'no known feature names' if names is None else f'{len(names)} features'}."
+                )
+            found.add(names[feature])
+        elif names is not None and feature not in names:
+            raise ModelLoadError(
+                f"api.categorical_features has {feature!r}, the model's features are {', '.join(names)}."
+            )
+        else:
+            found.add(feature)
+    return frozenset(found)

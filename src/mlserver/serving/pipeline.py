@@ -1,0 +1,242 @@
+"""A prediction's way through the server: decode, queue, run, encode, observe, reply.
+
+Everything here happens on the event loop, in callbacks and without a task per request; only the run itself
+is on a predictor's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from mlserver.errors import (
+    ClientGone,
+    NotReady,
+    Overloaded,
+    PredictionFailed,
+    PredictionTimeout,
+    PredictorError,
+    RequestError,
+)
+from mlserver.serving.call import Response
+from mlserver.serving.coalescer import REST_S
+from mlserver.serving.codec import output_shape, problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlserver.serving.call import Batch, Call, Levels, Observer
+    from mlserver.serving.coalescer import Coalescer
+    from mlserver.serving.codec import Decoder, Encoder
+    from mlserver.serving.health import Health
+    from mlserver.serving.runner import Outcome, Run, Runner
+
+PROBLEM = b"application/problem+json"
+_logger = logging.getLogger("mlserver.pipeline")
+
+
+class Pipeline:
+    """The request path of one worker.
+
+    Args:
+        levels: the numbers that are so right now, written as calls come and go.
+        observers: called with what has finished, before the responses leave; they must not raise.
+        timeout: seconds a call may take from its headers to its response.
+        max_buffered: bytes of bodies held at once, all calls together.
+        echo_ids: whether responses carry ``X-Request-ID``.
+    """
+
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        health: Health,
+        levels: Levels,
+        observers: Sequence[Observer],
+        timeout: float,
+        max_buffered: int,
+        echo_ids: bool,
+    ) -> None:
+        self._runner = runner
+        self._health = health
+        self._levels = levels
+        self._observers = observers
+        self._timeout = timeout
+        self._max_buffered = max_buffered
+        self._echo_ids = echo_ids
+        self._buffered = 0
+        self._free = 0
+        self._dispatching: asyncio.TimerHandle | None = None
+        self._expiring = False
+        self._open: OrderedDict[Call, None] = OrderedDict()
+        self._finished: list[Call] = []
+        self._batches: list[Batch] = []
+
+    def connect(self, decode: Decoder, encode: Encoder, queue: Coalescer, *, concurrency: int) -> None:
+        """Takes what depends on the model, once it is loaded. From then on predictions are answered."""
+        self._decode = decode
+        self._encode = encode
+        self._queue = queue
+        self._free = concurrency
+
+    # The way of a prediction, in order.
+
+    def begin(self, call: Call) -> None:
+        """Opens a call; `finish` or `fail` must follow."""
+        self._levels.active[0] += 1.0
+        self._open[call] = None
+        if not self._expiring:
+            self._expire_at(call.received + self._timeout)
+
+    def reserve(self, call: Call, size: int) -> None:
+        """Makes room for bytes of the call's body until the call is finished.
+
+        Raises:
+            Overloaded: too many bytes are held already.
+        """
+        if self._buffered + size > self._max_buffered:
+            raise Overloaded(
+                f"Bodies of {self._buffered} bytes are waiting, {size} more would pass the limit of "
+                f"{self._max_buffered} (server.max_buffered_bytes). Try again later."
+            )
+        self._buffered += size
+        call.reserved += size
+
+    def predict(self, call: Call, body: bytes, content_type: bytes | None) -> None:
+        """Decodes a body and queues the call; its reply follows in its own time."""
+        call.body = body
+        try:
+            if not self._health.model_loaded:
+                raise NotReady(f"The model is not loaded{_because(self._health.failure)}.")
+            call.rows = self._decode(body, content_type)
+            call.input_shape = call.rows.shape
+            call.decoded = time.perf_counter()
+            self._open[call] = None
+            self._queue.add(call)
+        except RequestError as error:
+            self.fail(call, error)
+        else:
+            self._dispatch_soon()
+
+    def _dispatch(self) -> None:
+        """Gives every free thread its next run."""
+        self._dispatching = None
+        while self._free and self._queue:
+            self._free -= 1
+            self._runner.run(self._queue.take(), self._answered)
+
+    def _answered(self, run: Run) -> None:
+        """A thread is free again: it gets its next run first, then this one's calls are answered."""
+        self._free += 1
+        if len(run.batches) > 1 and self._queue.note_fault():
+            _logger.warning("Several shared runs failed within a minute: coalescing rests for %g s", REST_S)
+        self._dispatch()
+        self._batches += run.batches
+        for outcome in run.outcomes:
+            if outcome.call.response is None:
+                self._answer(outcome)
+        self._flush()
+
+    def _answer(self, outcome: Outcome) -> None:
+        call = outcome.call
+        call.batch = outcome.batch
+        call.started, call.predicted = outcome.batch.started, outcome.batch.ended
+        try:
+            if outcome.error is not None:
+                raise _failed() from outcome.error
+            call.output_shape = output_shape(outcome.output)
+            elapsed_ms = (time.perf_counter() - call.received) * 1000
+            body = self._encode(call.operation or "", outcome.output, call.request_id, elapsed_ms)
+        except RequestError as error:
+            self.fail(call, error)
+        except PredictorError as cause:
+            error = _failed()
+            error.__cause__ = cause
+            self.fail(call, error)
+        else:
+            self.finish(call, Response(200, body))
+
+    # The ends of a call. Each call meets exactly one of them.
+
+    def fail(self, call: Call, error: RequestError) -> None:
+        """Ends a call with an error."""
+        call.error = error
+        self.finish(call, Response(error.status, problem(error, call.request_id), PROBLEM, error.headers))
+
+    def abandon(self, call: Call) -> None:
+        """Ends a call whose client has gone; a later end of it is ignored."""
+        if call.response is None:
+            call.reply = None
+            self.fail(call, ClientGone("The client closed the connection before it was answered."))
+
+    def finish(self, call: Call, response: Response) -> None:
+        """Ends a call with its encoded response, which leaves after the observers have seen the call."""
+        if self._echo_ids and call.request_id is not None:
+            response = response.with_header(b"x-request-id", call.request_id.encode("ascii"))
+        call.response = response
+        call.finished = time.perf_counter()
+        self._levels.active[0] -= 1.0
+        self._buffered -= call.reserved
+        self._open.pop(call, None)
+        if call.rows is not None and call.batch is None:
+            self._queue.remove(call)
+        if not self._finished:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._finished.append(call)
+
+    def _flush(self) -> None:
+        """The end of a turn: observers first, then the responses."""
+        calls, self._finished = self._finished, []
+        batches, self._batches = self._batches, []
+        if not calls and not batches:
+            return
+        for observer in self._observers:
+            observer(calls, batches)
+        for call in calls:
+            if call.reply is not None and call.response is not None:
+                call.reply(call.response)
+
+    # What the clock brings.
+
+    def _dispatch_soon(self) -> None:
+        """Lets the calls of this turn of the loop come together before a free thread is given a run."""
+        if not self._free:
+            return
+        wait = self._queue.wait_s
+        if self._dispatching is not None:
+            if wait:
+                return
+            self._dispatching.cancel()
+        self._dispatching = asyncio.get_running_loop().call_later(wait, self._dispatch)
+
+    def _expire(self) -> None:
+        """Answers the calls whose time is up. All have the same time, so the oldest come first."""
+        self._expiring = False
+        now = time.perf_counter()
+        while self._open:
+            call = next(iter(self._open))
+            if call.received + self._timeout > now:
+                self._expire_at(call.received + self._timeout)
+                break
+            if call.decoded:
+                self.fail(
+                    call,
+                    PredictionTimeout(f"No answer within {self._timeout:g} s (server.request_timeout_s)."),
+                )
+            else:  # whoever reads the body has the same time, and ends the call
+                del self._open[call]
+
+    def _expire_at(self, when: float) -> None:
+        self._expiring = True
+        asyncio.get_running_loop().call_later(max(0.0, when - time.perf_counter()), self._expire)
+
+
+def _failed() -> PredictionFailed:
+    return PredictionFailed("The predictor failed. The server's log has the reason under this request's id.")
+
+
+def _because(failure: str | None) -> str:
+    return f": {failure}" if failure else " yet"

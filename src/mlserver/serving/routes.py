@@ -1,0 +1,221 @@
+"""The HTTP paths as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mlserver.errors import (
+    BodyTooLarge,
+    ClientGone,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    RequestError,
+    RequestTimeout,
+)
+from mlserver.serving.call import Call, Response
+from mlserver.serving.ids import accept_id
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+
+    from mlserver.serving.pipeline import Pipeline
+
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    Handler = Callable[["Request"], Response]
+
+UNMATCHED = "unmatched"
+_logger = logging.getLogger("mlserver.routes")
+
+
+@dataclass(slots=True, frozen=True)
+class Request:
+    """What a handler may look at."""
+
+    method: str
+    headers: Mapping[bytes, bytes]
+    """Names in lower case; of a repeated one the last."""
+
+
+@dataclass(slots=True, frozen=True)
+class Route:
+    """One path: with a handler (GET and HEAD) or with the predictor's method that it runs (POST)."""
+
+    path: str
+    handler: Handler | None = None
+    operation: str | None = None
+    quiet: bool = False
+    """A probe or a scrape."""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The HTTP methods it takes."""
+        return ("POST",) if self.operation else ("GET", "HEAD")
+
+
+class Routes:
+    """Answers HTTP requests by path, each as one `Call`.
+
+    Args:
+        routes: all paths.
+        max_body: bytes of a request's body.
+        timeout: seconds from a request's headers to the end of its body.
+        ids: whether ``X-Request-ID`` is read; without, calls have no id.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, routes: list[Route], *, max_body: int, timeout: float, ids: bool
+    ) -> None:
+        self._pipeline = pipeline
+        self._routes = {route.path: route for route in routes}
+        self._max_body = max_body
+        self._timeout = timeout
+        self._ids = ids
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request; ``scope`` is of type ``http``."""
+        received = time.perf_counter()
+        method: str = scope["method"]
+        request = Request(method, dict(scope["headers"]))
+        route = self._routes.get(_path(scope))
+        call = Call(
+            method=method,
+            endpoint=route.path if route else UNMATCHED,
+            received=received,
+            request_id=accept_id(request.headers.get(b"x-request-id")) if self._ids else None,
+            operation=route.operation if route else None,
+            quiet=route is not None and route.quiet,
+        )
+        replied: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        call.reply = partial(_settle, replied)
+        self._pipeline.begin(call)
+        try:
+            if route is not None and route.operation and method == "POST":
+                await self._predict(call, request, receive, replied)
+            else:
+                self._answer(call, request, route)
+            response = await replied
+        finally:
+            self._pipeline.abandon(call)  # no-op unless this task was cancelled
+        if response.status != ClientGone.status:
+            await _send(send, response, body=method != "HEAD")
+
+    def reject(
+        self, error: RequestError, *, method: str, received: float, reply: Callable[[Response], None]
+    ) -> None:
+        """Answers what never became a request, such as malformed headers, as a call like any other."""
+        call = Call(method=method, endpoint=UNMATCHED, received=received, reply=reply)
+        call.request_id = accept_id(None) if self._ids else None
+        self._pipeline.begin(call)
+        self._pipeline.fail(call, error)
+
+    def _answer(self, call: Call, request: Request, route: Route | None) -> None:
+        """Everything but predictions: known at once."""
+        try:
+            response = _handler(call, route)(request)
+        except RequestError as error:
+            self._pipeline.fail(call, error)
+        except Exception as cause:  # noqa: BLE001  # a handler's fault is one 500, not the end of the server
+            fault = InternalError("The server failed to answer this path. Its log has the reason.")
+            fault.__cause__ = cause
+            self._pipeline.fail(call, fault)
+        else:
+            self._pipeline.finish(call, response)
+
+    async def _predict(
+        self, call: Call, request: Request, receive: Receive, replied: asyncio.Future[Response]
+    ) -> None:
+        try:
+            body = await self._read_body(call, request, receive)
+        except ClientGone:
+            self._leave(call, replied)
+            return
+        except RequestError as error:
+            self._pipeline.fail(call, error)
+            return
+        call.context = copy_context()
+        self._pipeline.predict(call, body, request.headers.get(b"content-type"))
+        await self._watch(call, receive, replied)
+
+    async def _read_body(self, call: Call, request: Request, receive: Receive) -> bytes:
+        declared = request.headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared[:20]) > self._max_body:
+            raise self._too_large(int(declared[:20]))
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._timeout - (time.perf_counter() - call.received)):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone("The client closed the connection within the body.")
+                    chunk = message.get("body", b"")
+                    self._pipeline.reserve(call, len(chunk))
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > self._max_body:
+                        raise self._too_large(size)
+                    if not message.get("more_body", False):
+                        return chunk if len(chunks) == 1 else b"".join(chunks)
+        except TimeoutError:
+            raise RequestTimeout(
+                f"Only {size} bytes of the body came within {self._timeout:g} s (server.request_timeout_s)."
+            ) from None
+
+    def _too_large(self, size: int) -> BodyTooLarge:
+        return BodyTooLarge(
+            f"The body has {size} bytes or more, the limit is {self._max_body} (server.max_body_bytes)."
+        )
+
+    async def _watch(self, call: Call, receive: Receive, replied: asyncio.Future[Response]) -> None:
+        """Until the reply: a client that hangs up is dropped from the queue."""
+        gone = asyncio.ensure_future(receive())
+        await asyncio.wait({gone, replied}, return_when=asyncio.FIRST_COMPLETED)
+        if not replied.done():
+            self._leave(call, replied)
+        gone.cancel()
+
+    def _leave(self, call: Call, replied: asyncio.Future[Response]) -> None:
+        """The client has gone: the call ends, and so does whoever waits for its reply."""
+        self._pipeline.abandon(call)
+        _settle(replied, Response(ClientGone.status, b""))
+
+
+def _handler(call: Call, route: Route | None) -> Handler:
+    if route is None:
+        raise NotFound("There is nothing at this path. /docs lists the paths there are.")
+    if call.method not in route.methods or route.handler is None:
+        allow = ", ".join(route.methods)
+        raise MethodNotAllowed(f"{route.path} takes {allow}, not {call.method[:32]}.", allow=allow)
+    return route.handler
+
+
+def _settle(replied: asyncio.Future[Response], response: Response) -> None:
+    if not replied.done():  # it is when the server has cancelled the task
+        replied.set_result(response)
+
+
+def _path(scope: Scope) -> str:
+    """The path below the one that this application is mounted at."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] or "/" if root and path.startswith(root) else path
+
+
+async def _send(send: Send, response: Response, *, body: bool) -> None:
+    headers = [
+        (b"content-type", response.content_type),
+        (b"content-length", str(len(response.body)).encode("ascii")),
+        *response.headers,
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body if body else b""})
