@@ -77,8 +77,8 @@ class Page:
 
     def __init__(self, memory: bytearray | mmap.mmap) -> None:
         self._memory = memory
-        self._words = memoryview(memory).cast("B").cast("Q")
-        self._values = memoryview(memory).cast("B").cast("d")
+        self._words: memoryview[int] = memoryview(memory).cast("Q")
+        self._values: memoryview[float] = memoryview(memory).cast("d")
         self._index: dict[Key, int] = {}
         self._end = _FIRST
         if self._words[0] == 0:
@@ -100,7 +100,7 @@ class Page:
         """The page behind an inherited descriptor of `create_memory`."""
         return cls(mmap.mmap(descriptor, PAGE_BYTES))
 
-    def series(self, key: Key) -> memoryview:
+    def series(self, key: Key) -> memoryview[float]:
         """The values of a series, which is added with zeros where it is new.
 
         Returns:

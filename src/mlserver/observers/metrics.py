@@ -36,14 +36,14 @@ class Table:
     def __init__(self, page: Page, metric: signals.Metric) -> None:
         self._page = page
         self._metric = metric
-        self._series: dict[tuple[str, ...], memoryview] = {}
+        self._series: dict[tuple[str, ...], memoryview[float]] = {}
 
-    def __call__(self, *labels: str) -> memoryview:
+    def __call__(self, *labels: str) -> memoryview[float]:
         """The values of a label set; a new one is added with zeros."""
         found = self._series.get(labels)
         return self._add(labels) if found is None else found
 
-    def _add(self, labels: tuple[str, ...]) -> memoryview:
+    def _add(self, labels: tuple[str, ...]) -> memoryview[float]:
         if len(self._series) >= MAX_SERIES and labels != (OVERFLOW,) * len(labels):
             return self(*(OVERFLOW,) * len(labels))
         key = Key(self._metric.type, self._metric.name, labels, self._metric.buckets)
@@ -70,7 +70,7 @@ class Metrics:
         self._dropped = Table(page, signals.SIGNALS_DROPPED)
         self._runs = Table(page, signals.PREDICTION_DURATION)(model)
         self._bounds = signals.LATENCY_BUCKETS
-        self._of_call: dict[tuple[str, str, int], tuple[memoryview, memoryview]] = {}
+        self._of_call: dict[tuple[str, str, int], tuple[memoryview[float], memoryview[float]]] = {}
         page.reset_gauges()
         self.levels = Levels(
             active=Table(page, signals.ACTIVE_REQUESTS)(),
@@ -94,11 +94,11 @@ class Metrics:
         """Counts a signal that could not be given."""
         self._dropped(signal)[0] += 1.0
 
-    def _observe(self, histogram: memoryview, seconds: float) -> None:
+    def _observe(self, histogram: memoryview[float], seconds: float) -> None:
         histogram[bisect_left(self._bounds, seconds)] += 1.0
         histogram[-1] += seconds
 
-    def _look_up(self, endpoint: str, method: str, status: int) -> tuple[memoryview, memoryview]:
+    def _look_up(self, endpoint: str, method: str, status: int) -> tuple[memoryview[float], memoryview[float]]:
         key = (endpoint, method, status)
         found = self._of_call.get(key)
         if found is None:

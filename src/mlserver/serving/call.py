@@ -6,7 +6,7 @@ All times are seconds of ``time.perf_counter()``; 0.0 means that the call did no
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -114,14 +114,18 @@ Enter = Callable[[Batch], None]
 sends carries the ids of the calls it answers."""
 
 
+class Level(Protocol):
+    """One number at index 0: a list, or the memory of a metric page that another process reads."""
+
+    def __getitem__(self, index: int, /) -> float: ...
+    def __setitem__(self, index: int, value: float, /) -> None: ...
+
+
 @dataclass(slots=True)
 class Levels:
-    """What is so right now, as plain numbers that another process may be reading.
+    """What is so right now."""
 
-    A sequence of one float each: the metric page hands out its own memory, everybody else gets a list.
-    """
-
-    active: MutableSequence[float] = field(default_factory=lambda: [0.0])
+    active: Level = field(default_factory=lambda: [0.0])
     """Requests received and not yet finished."""
-    model_loaded: MutableSequence[float] = field(default_factory=lambda: [0.0])
+    model_loaded: Level = field(default_factory=lambda: [0.0])
     """1 when the model is loaded."""

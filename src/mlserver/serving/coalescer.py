@@ -59,6 +59,11 @@ class Coalescer:
         return self._clock() < self._rest_until
 
     @property
+    def full(self) -> bool:
+        """Whether `add` would refuse."""
+        return len(self._waiting) >= self._max_queue
+
+    @property
     def wait_s(self) -> float:
         """Seconds to wait before the next `take` is worth it."""
         if not self._max_wait_s or self.resting:
@@ -72,7 +77,7 @@ class Coalescer:
         Raises:
             QueueFull: ``max_queue`` calls are waiting.
         """
-        if len(self._waiting) >= self._max_queue:
+        if self.full:
             raise QueueFull(
                 f"{len(self._waiting)} requests are waiting for the model, the limit (api.max_queue) is "
                 f"{self._max_queue}. Try again later."

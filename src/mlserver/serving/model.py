@@ -10,7 +10,7 @@ from mlserver.serving.coalescer import Coalescer
 from mlserver.serving.codec import InputSchema
 
 if TYPE_CHECKING:
-    from mlserver.config import Api, Config
+    from mlserver.config import ApiSettings, Config
     from mlserver.serving.predictor import Predictor
 
 
@@ -58,7 +58,7 @@ class Model:
             concurrency=1 if coalesced else api.concurrency,
         )
 
-    def queue(self, api: Api) -> Coalescer:
+    def queue(self, api: ApiSettings) -> Coalescer:
         """The queue before the predictor."""
         return Coalescer(
             enabled=self.coalesced,
@@ -79,7 +79,7 @@ class Model:
         }
 
 
-def _schema(predictor: Predictor, api: Api) -> InputSchema:
+def _schema(predictor: Predictor, api: ApiSettings) -> InputSchema:
     names = api.feature_order or predictor.feature_names
     width = predictor.n_features
     if names is not None and width is not None and len(names) != width:
@@ -96,21 +96,10 @@ def _schema(predictor: Predictor, api: Api) -> InputSchema:
     )
 
 
-def _categorical(features: tuple[str | int, ...], names: tuple[str, ...] | None) -> frozenset[str]:
-    """Names of the declared categorical features, which may be given by position."""
-    found = set()
-    for feature in features:
-        if isinstance(feature, int):
-            if names is None or not 0 <= feature < len(names):
-                raise ModelLoadError(
-                    f"api.categorical_features has position {feature}, but the model has "
-                    f"{'no known feature names' if names is None else f'{len(names)} features'}."
-                )
-            found.add(names[feature])
-        elif names is not None and feature not in names:
-            raise ModelLoadError(
-                f"api.categorical_features has {feature!r}, the model's features are {', '.join(names)}."
-            )
-        else:
-            found.add(feature)
-    return frozenset(found)
+def _categorical(features: tuple[str, ...], names: tuple[str, ...] | None) -> frozenset[str]:
+    unknown = [feature for feature in features if names is not None and feature not in names]
+    if names is not None and unknown:
+        raise ModelLoadError(
+            f"api.categorical_features has {', '.join(unknown)}; the model's features are {', '.join(names)}."
+        )
+    return frozenset(features)

@@ -115,6 +115,8 @@ class Pipeline:
             call.input_shape = call.rows.shape
             call.decoded = time.perf_counter()
             self._open[call] = None
+            if self._queue.full:
+                self._dispatch()  # what came in this turn may have threads to go to
             self._queue.add(call)
         except RequestError as error:
             self.fail(call, error)
@@ -167,9 +169,8 @@ class Pipeline:
         self.finish(call, Response(error.status, problem(error, call.request_id), PROBLEM, error.headers))
 
     def abandon(self, call: Call) -> None:
-        """Ends a call whose client has gone; a later end of it is ignored."""
+        """Ends a call whose client has gone. One that has ended already stays as it is."""
         if call.response is None:
-            call.reply = None
             self.fail(call, ClientGone("The client closed the connection before it was answered."))
 
     def finish(self, call: Call, response: Response) -> None:

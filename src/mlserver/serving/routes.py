@@ -105,7 +105,7 @@ class Routes:
                 self._answer(call, request, route)
             response = await replied
         finally:
-            self._pipeline.abandon(call)  # no-op unless this task was cancelled
+            self._pipeline.abandon(call)  # where this task was cancelled; else the call has ended
         if response.status != ClientGone.status:
             await _send(send, response, body=method != "HEAD")
 
@@ -136,9 +136,6 @@ class Routes:
     ) -> None:
         try:
             body = await self._read_body(call, request, receive)
-        except ClientGone:
-            self._leave(call, replied)
-            return
         except RequestError as error:
             self._pipeline.fail(call, error)
             return
@@ -179,15 +176,9 @@ class Routes:
     async def _watch(self, call: Call, receive: Receive, replied: asyncio.Future[Response]) -> None:
         """Until the reply: a client that hangs up is dropped from the queue."""
         gone = asyncio.ensure_future(receive())
-        await asyncio.wait({gone, replied}, return_when=asyncio.FIRST_COMPLETED)
-        if not replied.done():
-            self._leave(call, replied)
-        gone.cancel()
-
-    def _leave(self, call: Call, replied: asyncio.Future[Response]) -> None:
-        """The client has gone: the call ends, and so does whoever waits for its reply."""
+        await asyncio.wait([gone, replied], return_when=asyncio.FIRST_COMPLETED)
         self._pipeline.abandon(call)
-        _settle(replied, Response(ClientGone.status, b""))
+        gone.cancel()
 
 
 def _handler(call: Call, route: Route | None) -> Handler:

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -61,6 +62,7 @@ class Runner:
         self._threads: list[threading.Thread] = []
         self._predictor: Predictor | None = None
         self._async_loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def load(self, factory: Callable[[], Predictor]) -> Predictor:
         """Makes the predictor in its own thread: some libraries are bound to the one they were loaded in.
@@ -104,7 +106,7 @@ class Runner:
         """Starts a run; ``done`` is called with its result on the event loop that called this."""
         loop = asyncio.get_running_loop()
         if self._async_loop is not None:
-            asyncio.run_coroutine_threadsafe(self._run_async(calls, loop, done), self._async_loop)
+            self._async_loop.call_soon_threadsafe(self._start_task, calls, loop, done)
         else:
             self._jobs.put(lambda: _post(loop, done, self._drive(calls)))
 
@@ -123,14 +125,15 @@ class Runner:
                     await self.do(self._predictor.close)
         except TimeoutError:
             return False
-        except BaseException:
+        except Exception:
             _logger.exception("The predictor's close() raised")
-        finally:
-            for _ in self._threads:
-                self._jobs.put(None)
-            if self._async_loop is not None:
-                self._async_loop.call_soon_threadsafe(self._async_loop.stop)
-        return True
+        if self._async_loop is not None:
+            self._async_loop.call_soon_threadsafe(self._async_loop.stop)
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join, timeout)
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _start_thread(self) -> None:
         name = f"predictor-{len(self._threads)}"
@@ -145,7 +148,12 @@ class Runner:
     async def _start_loop(self) -> None:
         """Turns the predictor's thread into one that runs an event loop."""
         loop = asyncio.new_event_loop()
-        self._jobs.put(loop.run_forever)
+
+        def serve() -> None:
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:  # cancels what is left and closes the loop
+                runner.get_loop().run_forever()
+
+        self._jobs.put(serve)
         self._async_loop = loop
         await self.do(lambda: None)
 
@@ -158,10 +166,15 @@ class Runner:
             return run
         raise AssertionError("a synchronous predictor cannot suspend")
 
-    async def _run_async(
+    def _start_task(
         self, calls: list[Call], loop: asyncio.AbstractEventLoop, done: Callable[[Run], None]
     ) -> None:
-        _post(loop, done, await self._answer(calls))
+        async def answer() -> None:
+            _post(loop, done, await self._answer(calls))
+
+        task = asyncio.get_running_loop().create_task(answer())
+        self._tasks.add(task)  # a loop alone does not keep its tasks alive
+        task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, calls: list[Call]) -> Run:
         """Runs the calls together; a shared run that fails is bisected down to the calls at fault."""
@@ -192,19 +205,19 @@ class Runner:
         for hook in self._enter:
             context.run(hook, batch)
         if predictor.is_async:
-            output = await _in_context(context, predictor.run_async(batch.operation, rows))
+            output = await _in_context(context, partial(predictor.run_async, batch.operation, rows))
         else:
             output = context.run(predictor.run, batch.operation, rows)
         return normalise(output, batch.rows)
 
 
-async def _in_context(context: Context, work: Coroutine[Any, Any, T]) -> T:
-    """Awaits a coroutine as a task in a context."""
+async def _in_context(context: Context, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Awaits what a coroutine function gives, as a task in a context."""
 
     async def settle() -> tuple[T | None, BaseException | None]:
         # A task that ends in SystemExit takes the whole loop with it, so the exception leaves as a value.
         try:
-            return await work, None
+            return await work(), None
         except BaseException as error:  # noqa: BLE001
             return None, error
 

@@ -1,0 +1,255 @@
+"""The composition root: one configuration becomes one ASGI application.
+
+`create_app` shows the whole of it; nothing else knows all the parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+from functools import partial
+from importlib.metadata import version as installed_version
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from mlserver.config import Config, load_config
+from mlserver.lines import LineWriter, render_json, render_text
+from mlserver.observers import logs
+from mlserver.observers.metrics import Exposition, Metrics
+from mlserver.pages import Page
+from mlserver.serving import openapi
+from mlserver.serving.call import Enter, Levels, Observer, Response
+from mlserver.serving.codec import Decoder, Encoder
+from mlserver.serving.guard import Guard
+from mlserver.serving.health import Health
+from mlserver.serving.model import Model
+from mlserver.serving.pipeline import Pipeline
+from mlserver.serving.predictor import load_predictor
+from mlserver.serving.routes import Request, Route, Routes
+from mlserver.serving.runner import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from mlserver.serving.routes import Receive, Scope, Send
+
+PREDICTIONS = (Route("/predict", operation="predict"), Route("/predict_proba", operation="predict_proba"))
+_logger = logging.getLogger("mlserver.app")
+
+
+def create_app(
+    config: Config | Path | str = "mlserver.yaml",
+    *,
+    pages: Sequence[Page] | None = None,
+    page: Page | None = None,
+    worker: int | None = None,
+    log_fd: int = 1,
+) -> App:
+    """The server as an ASGI application, for any ASGI server, a test client or a mounting app.
+
+    Args:
+        config: settings, or the path of a ``mlserver.yaml``.
+        page: where this process counts; by default in memory of its own.
+        pages: what a scrape sums; by default ``page`` alone.
+        worker: number of this worker, in a process of the server's own. What anything in that process logs
+            becomes log lines, too.
+        log_fd: where log lines go unless ``observability.log_file`` is set.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+    if not isinstance(config, Config):
+        config = load_config(config)
+    page = page or Page.private()
+    settings = config.observability
+    writer = LineWriter.to_file(settings.log_file) if settings.log_file else LineWriter(os.dup(log_fd))
+    render = render_json if settings.structured_logging else render_text
+    level = logging.getLevelNamesMapping()[settings.log_level]
+    names = {"model": config.model.name, "version": config.model.version}
+    observers: list[Observer] = []
+    enter: list[Enter] = []
+    levels = Levels()
+    dropped: Callable[[str], None] | None = None
+
+    if settings.metrics:
+        endpoints = [(route.path, "POST") for route in PREDICTIONS]
+        metrics = Metrics(page, endpoints=endpoints, **names)
+        levels, dropped = metrics.levels, metrics.dropped
+        observers.append(Guard(metrics, name="metrics", on_fault=dropped))
+
+    writer.on_drop = partial(dropped, "logs") if dropped else None
+    log = logs.RequestLog(writer, render, worker=worker, level=level, payloads=settings.log_payloads, **names)
+    observers.append(Guard(log, name="logs", on_fault=dropped))
+    if settings.correlation_ids:
+        enter.append(Guard(logs.bind_ids, name="logs", on_fault=dropped))
+    if worker is not None:
+        logs.configure(writer, render, level=level, worker=worker)
+    if settings.log_payloads:
+        _logger.warning("observability.log_payloads is on: bodies of requests and responses are in the log")
+
+    health, runner = Health(), Runner(enter=enter)
+    pipeline = Pipeline(
+        runner=runner,
+        health=health,
+        levels=levels,
+        observers=observers,
+        timeout=config.server.request_timeout_s,
+        max_buffered=config.server.max_buffered_bytes,
+        echo_ids=settings.correlation_ids,
+    )
+    exposition = Exposition(config, pages or [page]) if settings.metrics else None
+    return App(config, health, runner, pipeline, levels=levels, writer=writer, exposition=exposition)
+
+
+class App:
+    """One worker's server: the parts that `create_app` made, started and closed together.
+
+    It is started by the ASGI lifespan or, where none is passed on, by the first request; predictions then wait
+    for the model. Under ``mlserver serve`` the worker starts it, and predictions are 503 until it is loaded.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        health: Health,
+        runner: Runner,
+        pipeline: Pipeline,
+        *,
+        levels: Levels,
+        writer: LineWriter,
+        exposition: Exposition | None,
+    ) -> None:
+        self.config = config
+        self.health = health
+        self._runner = runner
+        self._pipeline = pipeline
+        self._levels = levels
+        self._writer = writer
+        self._exposition = exposition
+        self._starting: asyncio.Task[None] | None = None
+        self._closed = False
+        self._model = Model.unknown(config)
+        self._routes = Routes(
+            pipeline,
+            self._table(),
+            max_body=config.server.max_body_bytes,
+            timeout=config.server.request_timeout_s,
+            ids=config.observability.correlation_ids,
+        )
+        self.reject = self._routes.reject
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI interface."""
+        if scope["type"] == "http":
+            if self._starting is None and scope["method"] == "POST":
+                await self.start()
+            await self._routes(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def start(self) -> None:
+        """Loads the model; returns when `health` says that it is ready or has failed. May be called twice."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._load())
+        await asyncio.shield(self._starting)
+
+    async def close(self, timeout: float = 5.0) -> None:
+        """Ends the predictor and its threads; may be called twice.
+
+        Args:
+            timeout: seconds given to a run that goes on.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self.health.draining = True
+        if self._starting is not None:
+            await asyncio.shield(self._starting)
+        self._levels.model_loaded[0] = 0.0
+        if not await self._runner.close(timeout):
+            _logger.warning("The predictor still runs after %g s and is left behind", timeout)
+        self._writer.close()
+
+    async def _load(self) -> None:
+        try:
+            predictor = await self._runner.load(partial(load_predictor, self.config))
+            self._model = Model.of(predictor, self.config)
+            await self._runner.do(predictor.warm_up)
+            self.health.dependencies_healthy = await self._runner.do(predictor.check_health)
+        except Exception as error:
+            self.health.failure = str(error) or type(error).__name__
+            _logger.exception("The model could not be loaded")
+            return
+        await self._runner.widen(self._model.concurrency)
+        self._pipeline.connect(
+            Decoder(self._model.schema),
+            Encoder(self.config.model.name, self.config.model.version),
+            self._model.queue(self.config.api),
+            concurrency=self._model.concurrency,
+        )
+        self.health.model_loaded = True
+        self._levels.model_loaded[0] = 1.0
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """The ASGI lifespan."""
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.start()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    def _table(self) -> list[Route]:
+        """Every path but what a supervisor adds on its management listener."""
+        routes = [
+            *PREDICTIONS,
+            Route("/healthz", lambda _: _json(*self.health.healthz()), quiet=True),
+            Route("/readyz", lambda _: _json(*self.health.readyz()), quiet=True),
+            Route("/startupz", lambda _: _json(*self.health.startupz()), quiet=True),
+            Route("/info", lambda _: _json(200, self._info())),
+            Route("/openapi.json", lambda _: _json(200, self._openapi())),
+            Route("/docs", lambda _: self._docs()),
+        ]
+        if self._exposition is not None:
+            routes.append(Route(self.config.observability.metrics_endpoint, self._metrics, quiet=True))
+        return routes
+
+    def _metrics(self, request: Request) -> Response:
+        assert self._exposition is not None  # noqa: S101  # or there would be no such route
+        content_type, body = self._exposition.render(request.headers.get(b"accept", b"").decode("latin-1"))
+        return Response(200, body, content_type)
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "model": self.config.model.name,
+            "version": self.config.model.version,
+            **self._model.info(),
+            "server": {"name": "mlserver", "version": installed_version("mlserver-observability")},
+            "python": platform.python_version(),
+        }
+
+    def _openapi(self) -> dict[str, Any]:
+        return openapi.document(
+            self._model.schema,
+            model=self.config.model.name,
+            version=self.config.model.version,
+            operations=self._model.operations,
+            metrics_endpoint=self.config.observability.metrics_endpoint if self._exposition else None,
+        )
+
+    def _docs(self) -> Response:
+        headers = ((b"content-security-policy", openapi.CONTENT_SECURITY_POLICY.encode("ascii")),)
+        return Response(200, openapi.docs_page(self._openapi()), b"text/html; charset=utf-8", headers)
+
+
+def _json(status: int, body: object) -> Response:
+    return Response(status, orjson.dumps(body))
