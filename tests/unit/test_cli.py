@@ -1,0 +1,305 @@
+"""The command: its options, what it prints where, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+import yaml
+
+from mlserver.cli import main
+from mlserver.errors import ConfigError, Fault, MLServerError
+from mlserver.server import supervisor
+
+SECRET = "hunter2-correct-horse"
+VALID = {"predictor": {"module": "my_predictor", "class_name": "CachedPredictor"}}
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes mlserver.yaml; returns its path as text."""
+
+    def write(name="mlserver.yaml", **sections):
+        (tmp_path / name).write_text(yaml.safe_dump(VALID | sections))
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """What `serve` was called with, in place of a server."""
+    calls = []
+
+    def serve(config, *, overrides):
+        calls.append((config, overrides))
+        return 0
+
+    monkeypatch.setattr(supervisor, "serve", serve)
+    return calls
+
+
+class Listener:
+    """A management listener that answers every request alike."""
+
+    def __init__(self, status, body):
+        requests = self.requests = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                length = int(self.headers["content-length"])
+                requests.append((self.path, dict(self.headers), self.rfile.read(length)))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Location", "/elsewhere")
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def close(self):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def listen():
+    listeners = []
+
+    def listen(status=200, body=b'{"status": "reloaded", "detail": "Reloaded"}'):
+        listeners.append(Listener(status, body))
+        return listeners[-1]
+
+    yield listen
+    for listener in listeners:
+        listener.close()
+
+
+# serve
+
+
+def test_serve_passes_its_options_as_overrides(write, served):
+    path = write()
+    options = ["--host", "127.0.0.1", "--port", "0", "--workers", "auto", "--log-level", "debug"]
+    assert main(["serve", path, *options]) == 0
+    ((config, overrides),) = served
+    assert overrides == {
+        "server.host": "127.0.0.1",
+        "server.port": 0,
+        "server.workers": "auto",
+        "observability.log_level": "debug",
+    }
+    assert (config.server.port, config.observability.log_level) == (0, "DEBUG")
+
+
+def test_serve_without_options_overrides_nothing_and_finds_the_file_in_the_folder(write, served):
+    write(server={"port": 1234})
+    assert main(["serve"]) == 0
+    ((config, overrides),) = served
+    assert overrides == {}
+    assert config.server.port == 1234
+
+
+def test_serve_refuses_settings_before_it_starts(write, served, capsys):
+    path = write(server={"port": "x", "prot": 1})
+    assert main(["serve", path]) == 2
+    assert served == []
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        'mlserver: server.port: got "x", expected a whole number from 0 to 65535',
+        "mlserver: server.prot: unknown key, got 1; did you mean server.port?",
+    ]
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "70000", "1.5", "٣"])
+def test_an_option_is_judged_like_the_setting(write, served, capsys, value):
+    assert main(["serve", write(), f"--port={value}"]) == 2
+    assert capsys.readouterr().err.startswith("mlserver: server.port (override): got ")
+    assert served == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(MLServerError("the port is taken"), 1), (ConfigError([Fault("", "the port is taken")]), 2)],
+)
+def test_what_the_server_raises_is_one_line_and_an_exit_code(write, monkeypatch, capsys, error, code):
+    def serve(config, *, overrides):
+        raise error
+
+    monkeypatch.setattr(supervisor, "serve", serve)
+    assert main(["serve", write()]) == code
+    assert capsys.readouterr().err == "mlserver: the port is taken\n"
+
+
+def test_the_exit_code_is_the_server_s(write, monkeypatch):
+    monkeypatch.setattr(supervisor, "serve", lambda config, *, overrides: 1)
+    assert main(["serve", write()]) == 1
+
+
+# validate
+
+
+def test_validate_prints_the_settings_in_effect(write, capsys, monkeypatch):
+    monkeypatch.setenv("MLSERVER_SERVER__PORT", "9000")
+    assert main(["validate", write(model={"name": "survival"})]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    settings = yaml.safe_load(out)
+    assert settings["server"]["port"] == 9000
+    assert settings["model"]["name"] == "survival"
+    assert settings["api"]["max_queue"] == 1024
+
+
+def test_validate_says_every_fault_in_a_line(write, capsys):
+    assert main(["validate", write(model={"nam": "a"}, api={"max_queue": 0})]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        'mlserver: model.nam: unknown key, got "a"; did you mean model.name?',
+        "mlserver: api.max_queue: got 0, expected a whole number of at least 1",
+    ]
+
+
+def test_validate_says_that_there_is_no_file(capsys):
+    assert main(["validate"]) == 2
+    line = "mlserver: mlserver.yaml: no such file; name the YAML file, or start in its folder\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("port", [8001, "wrong"])
+def test_no_command_shows_the_token(write, capsys, port):
+    path = write(server={"management": {"token": SECRET, "port": port}})
+    main(["validate", path])
+    assert SECRET not in "".join(capsys.readouterr())
+
+
+# reload
+
+
+def test_reload_posts_an_empty_object_with_the_token(write, listen, capsys, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    listener = listen()
+    path = write(server={"management": {"port": listener.port, "token": SECRET}})
+    assert main(["reload", path]) == 0
+    ((target, headers, body),) = listener.requests
+    assert (target, json.loads(body)) == ("/reload", {})
+    assert headers["Content-Type"] == "application/json"
+    assert headers["Authorization"] == f"Bearer {SECRET}"
+    assert "Origin" not in headers
+    assert capsys.readouterr().out == "Reloaded\n"
+
+
+def test_reload_sends_no_authorization_without_a_token(write, listen):
+    listener = listen()
+    assert main(["reload", write(server={"management": {"port": listener.port}})]) == 0
+    assert "Authorization" not in listener.requests[0][1]
+
+
+@pytest.mark.parametrize(("host", "dialled"), [("0.0.0.0", "127.0.0.1"), ("localhost", "localhost")])
+def test_reload_dials_loopback_where_the_listener_has_all_addresses(write, listen, host, dialled):
+    listener = listen()
+    assert main(["reload", write(server={"management": {"host": host, "port": listener.port}})]) == 0
+    ((_, headers, _),) = listener.requests
+    assert headers["Host"] == f"{dialled}:{listener.port}"
+
+
+def test_reload_prints_why_it_failed(write, listen, capsys):
+    problem = {"detail": "predictor.artifact: no such file\nmodel.nam: unknown key"}
+    listener = listen(422, json.dumps(problem).encode())
+    assert main(["reload", write(server={"management": {"port": listener.port}})]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "mlserver: reload failed with status 422: predictor.artifact: no such file",
+        "mlserver: model.nam: unknown key",
+    ]
+
+
+@pytest.mark.parametrize(("status", "body"), [(502, b"<html>"), (500, b"[1]"), (307, b"")])
+def test_reload_fails_without_a_reason_where_the_answer_has_none(write, listen, capsys, status, body):
+    listener = listen(status, body)
+    path = write(server={"management": {"port": listener.port, "token": SECRET}})
+    assert main(["reload", path]) == 1
+    assert capsys.readouterr().err == (
+        f"mlserver: reload failed with status {status}: the server gave no reason\n"
+    )
+    assert [target for target, _, _ in listener.requests] == ["/reload"]
+
+
+def test_reload_says_where_nothing_answers(write, capsys):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        assert main(["reload", write(server={"management": {"port": port}})]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"mlserver: cannot reach 127.0.0.1:{port}: Connection refused")
+
+
+def test_reload_says_what_answered_no_http(write, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up():
+            server.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        assert main(["reload", write(server={"management": {"port": server.getsockname()[1]}})]) == 1
+        thread.join()
+    assert "mlserver: cannot reach 127.0.0.1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("port", "shown"), [(None, "null"), (0, "0")])
+def test_reload_needs_a_port_to_ask(write, capsys, port, shown):
+    assert main(["reload", write(server={"management": {"port": port}})]) == 2
+    assert capsys.readouterr().err.startswith(
+        f"mlserver: server.management.port: {shown}, so there is no port"
+    )
+
+
+# usage
+
+
+@pytest.mark.parametrize("argv", [[], ["unknown"], ["serve", "--unknown"], ["validate", "a", "b"]])
+def test_bad_usage_ends_with_2(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: mlserver")
+
+
+def test_version_is_the_distribution_s(capsys):
+    from importlib.metadata import version
+
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"mlserver {version('mlserver-observability')}\n"
+
+
+def test_the_module_is_the_command(tmp_path):
+    command = [sys.executable, "-m", "mlserver", "validate", "none.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "mlserver: none.yaml: no such file; name the YAML file, or start in its folder\n"
+
+
+def test_the_command_starts_without_what_only_a_server_needs():
+    code = "import sys, mlserver.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "pydantic", "uvicorn", "prometheus_client", "structlog"} & set(done.stdout.split())
