@@ -1,7 +1,7 @@
 """Requests per second of the quickstart, with every signal on and with all off, side by side.
 
-Run as ``python benchmarks/throughput.py``. The server has one core and ``wrk`` the other; both variants run in
-turn, A/B/A/B, each server stopped while the other is measured; medians of three.
+Run as ``python benchmarks/throughput.py``. The server has one core and ``wrk`` the other; both variants run
+in turn, A/B/A/B, each server stopped while the other is measured; medians of three.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ def create_app(
 class App:
     """One worker's server: the parts that `create_app` made, started and closed together.
 
-    It is started by the ASGI lifespan or, where none is passed on, by the first request; predictions then wait
-    for the model. Under ``mlserver serve`` the worker starts it, and predictions are 503 until it is loaded.
+    It is started by the ASGI lifespan or, where none is passed on, by the first POST, which then waits for the
+    model. Under ``mlserver serve`` the worker starts it, and predictions are 503 until it is loaded.
     """
 
     def __init__(

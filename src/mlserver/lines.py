@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import threading
 import time
+import traceback
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -23,6 +27,10 @@ MAX_STACK = 2048
 ATOMIC_BYTES = 4096
 """What Linux writes to a pipe in one piece (PIPE_BUF, pipe(7)); above it two writers' lines may mix."""
 _JSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+
+
+bound_fields: ContextVar[Mapping[str, Any]] = ContextVar("bound_fields", default=MappingProxyType({}))
+"""Fields of every line that is logged in this context, such as the id of the request it is for."""
 
 
 class LineWriter:
@@ -127,3 +135,49 @@ def _plain(value: object) -> str:
         return cut(value if isinstance(value, str) else repr(value))
     except Exception as error:  # noqa: BLE001  # a user's __repr__ may raise anything
         return f"<{type(value).__name__} without repr: {type(error).__name__}>"
+
+
+def take_over_logging(writer: LineWriter, render: Render, *, level: int, worker: int | None = None) -> None:
+    """Makes a line of all that this process logs through ``logging``, warnings among it."""
+    root = logging.getLogger()
+    root.handlers[:] = [_LineHandler(writer, render, worker)]
+    root.setLevel(level)
+    logging.captureWarnings(capture=True)
+
+
+class _LineHandler(logging.Handler):
+    def __init__(self, writer: LineWriter, render: Render, worker: int | None) -> None:
+        super().__init__()
+        self._writer = writer
+        self._render = render
+        self._worker = worker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._writer.write([self._render(self._fields(record))])
+        except Exception:  # noqa: BLE001  # logging's own rule: never into the caller
+            self.handleError(record)
+
+    def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        fields = {
+            "timestamp": timestamp(record.created),
+            "level": record.levelname,
+            "message": cut(record.getMessage()),
+            "logger": record.name,
+            "worker": self._worker,
+            **bound_fields.get(),
+        }
+        for name, value in _extra(record).items():
+            fields.setdefault(name, cut(value) if isinstance(value, str) else value)
+        if record.exc_info and record.exc_info[0] is not None:
+            fields["exception"] = cut_stack("".join(traceback.format_exception(*record.exc_info)))
+        return fields
+
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "fields"}
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    """What was logged beside the message: ``extra=`` of logging, key words of structlog."""
+    given = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    return given | getattr(record, "fields", {})

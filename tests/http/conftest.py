@@ -138,6 +138,4 @@ async def _way_in(way, app, config):
 
 @pytest.fixture
 def run():
-    return lambda scenario: asyncio.run(scenario)
-
-
+    return asyncio.run

@@ -126,7 +126,11 @@ def test_a_model_that_does_not_load_leaves_the_server_up_and_says_why(serving, r
     async def scenario():
         async with serving(BROKEN) as server:
             get, probes = server.client.get, ("/healthz", "/readyz", "/startupz")
-            return [await get(path) for path in probes], await server.predict([1]), (await get("/metrics")).text
+            return (
+                [await get(path) for path in probes],
+                await server.predict([1]),
+                (await get("/metrics")).text,
+            )
 
     (healthz, readyz, startupz), prediction, metrics = run(scenario())
     assert healthz.status_code == 200

@@ -142,14 +142,21 @@ async def _send_slowly(app):
 
 
 def _scope():
-    return {"type": "http", "method": "POST", "path": "/predict", "headers": [(b"content-type", b"application/json")]}
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": "/predict",
+        "headers": [(b"content-type", b"application/json")],
+    }
 
 
 def test_a_connection_dropped_within_the_body_is_a_499(serving, run):
     async def scenario():
         async with serving() as server:
             if serving.way == "asgi":
-                messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+                messages = iter(
+                    [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+                )
 
                 async def receive():
                     return next(messages)

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -188,7 +189,7 @@ def test_threads_share_a_writer(tmp_path):
 
 def test_lines_that_cannot_be_written_are_counted_and_nothing_is_raised():
     dropped = []
-    with open("/dev/full", "wb", buffering=0) as full:
+    with Path("/dev/full").open("wb", buffering=0) as full:
         writer = LineWriter(os.dup(full.fileno()), on_drop=dropped.append)
         writer.write([b"one\n", b"two\n"])
         writer.close()

@@ -87,7 +87,7 @@ def test_nobody_can_shrink_a_page_under_its_readers(descriptor):
 def test_a_page_of_another_layout_is_refused_with_what_to_do():
     memory = bytearray(PAGE_BYTES)
     memory[:8] = (99).to_bytes(8, sys.byteorder)
-    with pytest.raises(MLServerError, match="layout 0x63.*restart"):
+    with pytest.raises(MLServerError, match=r"layout 0x63.*restart"):
         Page(memory)
 
 

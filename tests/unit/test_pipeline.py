@@ -63,13 +63,17 @@ class AsyncModel(Model):
 class Bench:
     """A pipeline around a model, with what came out of it."""
 
-    def __init__(self, model, *, enabled=True, max_rows=16, max_queue=1000, timeout=60.0, concurrency=1, **settings):
+    def __init__(
+        self, model, *, enabled=True, max_rows=16, max_queue=1000, timeout=60.0, concurrency=1, **settings
+    ):
         self.model = model
         self.seen, self.batches, self.replies = [], [], {}
         self.levels = Levels()
         self.health = Health(model_loaded=True)
         self.runner = Runner(enter=settings.pop("enter", ()))
-        self.queue = Coalescer(enabled=enabled, max_rows=max_rows, max_queue=max_queue, max_wait_s=settings.pop("wait", 0))
+        self.queue = Coalescer(
+            enabled=enabled, max_rows=max_rows, max_queue=max_queue, max_wait_s=settings.pop("wait", 0)
+        )
         self.concurrency = concurrency
         self.pipeline = Pipeline(
             runner=self.runner,
@@ -82,7 +86,9 @@ class Bench:
         )
 
     def observe(self, calls, batches):
-        assert not {call for call in calls if call in self.replies}, "a reply left before the call was observed"
+        assert not {call for call in calls if call in self.replies}, (
+            "a reply left before the call was observed"
+        )
         self.seen += calls
         self.batches += batches
 
@@ -127,13 +133,20 @@ good = st.floats(0, 1e6, width=32)
 rows = st.lists(good | st.sampled_from([RAISES, WRONG_LENGTH, EXITS, NONE]), min_size=1, max_size=5)
 clean_rows = st.lists(good, min_size=1, max_size=5)
 steps = st.lists(
-    st.tuples(clean_rows | rows, st.sampled_from(["stay", "stay", "leave now", "leave later"]), st.integers(0, 3)),
+    st.tuples(
+        clean_rows | rows, st.sampled_from(["stay", "stay", "leave now", "leave later"]), st.integers(0, 3)
+    ),
     max_size=25,
 )
 
 
 @settings(max_examples=150)
-@given(steps=steps, enabled=st.booleans(), concurrency=st.integers(1, 3), kind=st.sampled_from([Model, AsyncModel]))
+@given(
+    steps=steps,
+    enabled=st.booleans(),
+    concurrency=st.integers(1, 3),
+    kind=st.sampled_from([Model, AsyncModel]),
+)
 def test_each_caller_gets_the_answer_to_its_own_rows(steps, enabled, concurrency, kind):
     async def scenario():
         concurrent = 1 if enabled else concurrency
@@ -206,7 +219,12 @@ def test_only_the_call_at_fault_fails_and_coalescing_rests_after_three_such_runs
 
 @pytest.mark.parametrize(
     ("first", "error_type"),
-    [(RAISES, "ZeroDivisionError"), (WRONG_LENGTH, "PredictorError"), (EXITS, "SystemExit"), (NONE, "PredictorError")],
+    [
+        (RAISES, "ZeroDivisionError"),
+        (WRONG_LENGTH, "PredictorError"),
+        (EXITS, "SystemExit"),
+        (NONE, "PredictorError"),
+    ],
 )
 @pytest.mark.parametrize("kind", [Model, AsyncModel])
 def test_a_predictor_that_misbehaves_is_a_500_whose_reason_stays_inside(first, error_type, kind):
@@ -265,7 +283,7 @@ def test_bytes_beyond_the_limit_are_refused_until_others_are_finished():
             call = Call("POST", "/predict", 0.0)
             bench.pipeline.begin(call)
             bench.pipeline.reserve(call, 60)
-            with pytest.raises(Overloaded, match="60 bytes are waiting, 41 more.*limit of 100"):
+            with pytest.raises(Overloaded, match=r"60 bytes are waiting, 41 more.*limit of 100"):
                 bench.pipeline.reserve(call, 41)
             bench.pipeline.reserve(call, 40)
             bench.pipeline.abandon(call)

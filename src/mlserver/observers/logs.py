@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from mlserver.lines import cut, cut_stack, timestamp
+from mlserver.lines import bound_fields, cut, cut_stack, take_over_logging, timestamp
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
@@ -112,10 +112,7 @@ def _failure(error: Exception) -> dict[str, str]:
 def bind_ids(batch: Batch) -> None:
     """Puts the ids of the calls that a run answers on what the predictor logs; an `Enter` hook."""
     ids = [call.request_id for call in batch.calls]
-    if batch.id:
-        structlog.contextvars.bind_contextvars(batch_id=batch.id, request_ids=ids)
-    else:
-        structlog.contextvars.bind_contextvars(request_id=ids[0])
+    bound_fields.set({"batch_id": batch.id, "request_ids": ids} if batch.id else {"request_id": ids[0]})
 
 
 def configure(writer: LineWriter, render: Render, *, level: int, worker: int | None = None) -> None:
@@ -123,66 +120,22 @@ def configure(writer: LineWriter, render: Render, *, level: int, worker: int | N
 
     For a process of our own only: it takes over the root logger.
     """
-    handler = _LineHandler(writer)
-    # Both ways into the handler must have been through the same steps: `shared`.
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.format_exc_info,
-    ]
-
-    def to_line(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
-        return render(_event(event, worker)).decode("utf-8")
-
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
-            processors=[to_line],
-        )
-    )
+    take_over_logging(writer, render, level=level, worker=worker)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
             structlog.stdlib.PositionalArgumentsFormatter(),
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+            _to_logging,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
     )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
-    logging.captureWarnings(capture=True)
 
 
-def _event(event: MutableMapping[str, Any], worker: int | None) -> dict[str, Any]:
-    """An event of structlog or of logging in the form of the request lines."""
-    record: logging.LogRecord = event.pop("_record")
-    event.pop("_from_structlog")
-    event.pop("_logger", None)
-    event.pop("_name", None)
-    head: dict[str, Any] = {
-        "timestamp": timestamp(record.created),
-        "level": record.levelname,
-        "message": event.pop("event", ""),
-        "logger": record.name,
-        "worker": worker,
-    }
-    if "exception" in event:
-        event["exception"] = cut_stack(str(event["exception"]))
-    return head | {
-        key: cut(value) if isinstance(value, str) and key != "exception" else value
-        for key, value in event.items()
-    }
-
-
-class _LineHandler(logging.Handler):
-    def __init__(self, writer: LineWriter) -> None:
-        super().__init__()
-        self._writer = writer
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._writer.write([self.format(record).encode("utf-8")])
-        except Exception:  # noqa: BLE001  # logging's own rule: never into the caller
-            self.handleError(record)
+def _to_logging(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Hands an event of structlog to ``logging``, its fields under one name that cannot clash."""
+    options = {name: event.pop(name) for name in ("exc_info", "stack_info") if name in event}
+    return (event.pop("event", ""),), {"extra": {"fields": dict(event)}, **options}

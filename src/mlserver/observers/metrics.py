@@ -98,7 +98,9 @@ class Metrics:
         histogram[bisect_left(self._bounds, seconds)] += 1.0
         histogram[-1] += seconds
 
-    def _look_up(self, endpoint: str, method: str, status: int) -> tuple[memoryview[float], memoryview[float]]:
+    def _look_up(
+        self, endpoint: str, method: str, status: int
+    ) -> tuple[memoryview[float], memoryview[float]]:
         key = (endpoint, method, status)
         found = self._of_call.get(key)
         if found is None:

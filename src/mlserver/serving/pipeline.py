@@ -155,9 +155,9 @@ class Pipeline:
         except RequestError as error:
             self.fail(call, error)
         except PredictorError as cause:
-            error = _failed()
-            error.__cause__ = cause
-            self.fail(call, error)
+            failure = _failed()
+            failure.__cause__ = cause
+            self.fail(call, failure)
         else:
             self.finish(call, Response(200, body))
 

@@ -175,8 +175,9 @@ class Routes:
 
     async def _watch(self, call: Call, receive: Receive, replied: asyncio.Future[Response]) -> None:
         """Until the reply: a client that hangs up is dropped from the queue."""
-        gone = asyncio.ensure_future(receive())
-        await asyncio.wait([gone, replied], return_when=asyncio.FIRST_COMPLETED)
+        gone: asyncio.Future[Any] = asyncio.ensure_future(receive())
+        either: set[asyncio.Future[Any]] = {gone, replied}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         self._pipeline.abandon(call)
         gone.cancel()
 

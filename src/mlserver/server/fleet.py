@@ -1,0 +1,264 @@
+"""All workers together: keeps every slot occupied, shares out the sockets, replaces and drains."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from itertools import count
+from typing import TYPE_CHECKING
+
+from mlserver.errors import ModelLoadError
+from mlserver.pages import Page
+from mlserver.server.control import Accept, Launch, Readiness, pack_config
+from mlserver.server.process import Worker
+from mlserver.server.respawn import CRASH_LOOP, Respawn
+from mlserver.server.slots import assign
+from mlserver.serving.health import Health
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Coroutine, Sequence
+
+    from mlserver.config import Config
+
+SILENCE_S = 10.0
+SILENCE = (
+    f"has been silent for {SILENCE_S:g} s: its event loop is blocked, by native code that holds the "
+    "interpreter lock or by a lack of CPU time. Requests in it wait."
+)
+_logger = logging.getLogger("mlserver.supervisor")
+
+
+class Slot:
+    """One place for a worker: it is always to have one."""
+
+    def __init__(self, number: int, config: Config) -> None:
+        self.number = number
+        self.config = config
+        """What its next worker is started with."""
+        self.worker: Worker | None = None
+        self.respawn = Respawn()
+
+
+class Fleet:
+    """The workers of one server.
+
+    Args:
+        sockets: the listening sockets, one per slot; closed when the fleet stops.
+        pages: descriptors of the metric pages, two per slot.
+        log: descriptor for log lines.
+    """
+
+    def __init__(
+        self, config: Config, *, sockets: Sequence[socket.socket], pages: Sequence[int], log: int
+    ) -> None:
+        self.crashed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Done, with what to say, when the workers of a slot cannot even start."""
+        self.draining = False
+        self._sockets = sockets
+        self._descriptors = list(pages)
+        self.pages = [Page.shared(descriptor) for descriptor in pages]
+        self._log = log
+        self._slots = [Slot(number, config) for number in range(len(sockets))]
+        self._workers: list[Worker] = []
+        self._ids = count()
+        self._keepers: set[asyncio.Task[None]] = set()
+        self._followers: set[asyncio.Task[None]] = set()
+
+    @property
+    def health(self) -> Health:
+        """The state of all workers together, in the words of a worker's own probes."""
+        ready = [worker for worker in self._workers if worker.ready]
+        failures = [worker.failure for worker in self._workers if worker.failure]
+        return Health(
+            model_loaded=bool(ready),
+            failure=failures[0] if failures and not ready else None,
+            dependencies_healthy=any(worker.healthy for worker in ready),
+            draining=self.draining,
+        )
+
+    def start(self) -> None:
+        """Starts a worker in every slot."""
+        for slot in self._slots:
+            self._spawn(self._keep(slot), self._keepers)
+        self._spawn(self._listen_for_silence(), self._keepers)
+
+    async def replace(self, config: Config) -> None:
+        """Gives every slot a worker with a new configuration, one after the other and without a gap.
+
+        Raises:
+            ModelLoadError: a successor did not get ready. The workers before it are put back.
+        """
+        done: list[Slot] = []
+        before = [slot.config for slot in self._slots]
+        for slot in self._slots:
+            try:
+                await self._replace(slot, config)
+            except ModelLoadError:
+                await self._put_back(dict(zip(done, before, strict=False)))
+                raise
+            done.append(slot)
+
+    async def stop(self, *, delay_s: float, timeout_s: float) -> list[str]:
+        """Drains and ends all workers.
+
+        Args:
+            delay_s: how long to go on accepting.
+            timeout_s: how long a worker may then take to answer what it has accepted.
+
+        Returns:
+            what went wrong, a line each; nothing if every request was answered.
+        """
+        self.draining = True
+        for task in self._keepers:
+            task.cancel()
+        self._share()
+        await asyncio.sleep(delay_s)
+        for listening in self._sockets:
+            listening.close()
+        workers = list(self._workers)
+        served = [worker for worker in workers if worker.ready]
+        await asyncio.gather(*(worker.drain(timeout_s) for worker in workers))
+        return [_fault(worker, timeout_s) for worker in served if not worker.complete]
+
+    async def kill(self) -> None:
+        """Ends all workers at once."""
+        for worker in self._workers:
+            worker.kill()
+        await asyncio.gather(*self._followers)
+
+    # Keeping every slot occupied.
+
+    async def _keep(self, slot: Slot) -> None:
+        """Starts a worker whenever the slot has none."""
+        while True:
+            wait_s = await self._occupy(slot) if slot.worker is None else await self._watch(slot, slot.worker)
+            if wait_s is None:
+                return
+            await asyncio.sleep(wait_s)
+
+    async def _occupy(self, slot: Slot) -> float | None:
+        try:
+            worker = await self._launch(slot, slot.config)
+        except OSError as error:
+            return self._lost(slot, lived_s=0, settled=False, ending=f"it could not be started: {error}")
+        if slot.worker is None:
+            slot.worker = worker
+        else:  # a reload was faster
+            worker.kill()
+        return 0
+
+    async def _watch(self, slot: Slot, worker: Worker) -> float | None:
+        await worker.gone.wait()
+        if slot.worker is not worker:
+            return 0
+        slot.worker = None
+        lived_s = time.monotonic() - worker.born
+        return self._lost(slot, lived_s=lived_s, settled=worker.came_up, ending=worker.ending)
+
+    def _lost(self, slot: Slot, *, lived_s: float, settled: bool, ending: str) -> float | None:
+        """Seconds until the slot's next worker starts; None if that has no prospects."""
+        wait_s = slot.respawn.died(lived_s=lived_s, settled=settled)
+        if wait_s is not None:
+            _logger.info("The next worker %d starts in %g s", slot.number, wait_s)
+        elif not self.crashed.done():
+            self.crashed.set_result(
+                f"Worker {slot.number} died {CRASH_LOOP} times in a row before its model was loaded; "
+                f"the last time: {ending}. {hint(ending)}"
+            )
+        return wait_s
+
+    async def _launch(self, slot: Slot, config: Config) -> Worker:
+        launch = Launch(
+            config=pack_config(config),
+            slot=slot.number,
+            sockets=[listening.fileno() for listening in self._sockets],
+            pages=self._descriptors,
+            page=self._free_page(slot),
+            log=self._log,
+        )
+        worker = await Worker.start(launch, id_=next(self._ids))
+        self._workers.append(worker)
+        self._spawn(self._follow(worker), self._followers)
+        return worker
+
+    def _free_page(self, slot: Slot) -> int:
+        """That one of the slot's two pages which no living worker writes."""
+        taken = {worker.launch.page for worker in self._workers}
+        return next(page for page in (2 * slot.number, 2 * slot.number + 1) if page not in taken)
+
+    async def _follow(self, worker: Worker) -> None:
+        await worker.follow(self._share)
+        self._workers.remove(worker)
+        self.pages[worker.launch.page].reset_gauges()
+        self._share()
+        if worker.leaving:
+            _logger.info("%s has ended", worker)
+        else:
+            _logger.error("%s died: %s. %s", worker, worker.ending, hint(worker.ending))
+
+    # What depends on all of them.
+
+    def _share(self) -> None:
+        """Tells every worker what to accept on and how all of them are."""
+        up = {worker.id: worker for worker in self._workers if worker.up}
+        shares = assign(len(self._slots), [worker.member for worker in up.values()])
+        readiness = Readiness(ready=self.health.ready, draining=self.draining)
+        for id_, worker in up.items():
+            worker.tell(Accept(sorted(shares[id_])))
+            worker.tell(readiness)
+
+    async def _listen_for_silence(self) -> None:
+        silent: set[Worker] = set()
+        while True:
+            await asyncio.sleep(1)
+            now = time.monotonic()
+            quiet = {worker for worker in self._workers if worker.up and now - worker.heard > SILENCE_S}
+            for worker in quiet - silent:
+                _logger.warning("%s %s", worker, SILENCE)
+            silent = quiet
+
+    # Replacing.
+
+    async def _replace(self, slot: Slot, config: Config) -> None:
+        successor = await self._launch(slot, config)
+        await successor.settled.wait()
+        if not successor.ready:
+            reason = successor.failure or f"It died: {successor.ending}. {hint(successor.ending)}"
+            await successor.drain(0)
+            raise ModelLoadError(reason)
+        predecessor, slot.worker = slot.worker, successor
+        timeout_s = slot.config.server.graceful_timeout_s
+        slot.config = config
+        if predecessor is not None:
+            predecessor.leaving = True
+            self._share()
+            await predecessor.drain(timeout_s)
+
+    async def _put_back(self, configs: dict[Slot, Config]) -> None:
+        for slot, config in configs.items():
+            try:
+                await self._replace(slot, config)
+            except ModelLoadError as error:
+                _logger.error("Worker %d keeps the new configuration: %s", slot.number, error)  # noqa: TRY400
+
+    def _spawn(self, work: Coroutine[None, None, None], tasks: set[asyncio.Task[None]]) -> None:
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+
+def hint(ending: str) -> str:
+    """What a user can do about a worker that ended like this."""
+    if "SIGKILL" in ending:
+        return "If nobody killed it, the system was out of memory: see `dmesg`, and use fewer workers."
+    if "killed by" in ending:
+        return "A native library crashed; the stack is on standard error."
+    return "Standard error has what it printed."
+
+
+def _fault(worker: Worker, timeout_s: float) -> str:
+    if worker.complete is None:
+        return f"{worker} did not say within {timeout_s:g} s that it had answered its requests: {worker.ending}."
+    return f"{worker} had to cut off requests that took longer than {timeout_s:g} s (server.graceful_timeout_s)."

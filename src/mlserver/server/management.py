@@ -1,0 +1,174 @@
+"""The management listener: probes, metrics and reload, from a process that runs no model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mlserver.errors import (
+    BodyTooLarge,
+    ClientGone,
+    InternalError,
+    MalformedRequest,
+    MethodNotAllowed,
+    NotFound,
+    RequestError,
+)
+from mlserver.server.access import NOTHING_HERE, admit, admit_write
+from mlserver.server.reload import ConfigRefused
+from mlserver.serving.call import Response
+from mlserver.serving.ids import accept_id
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+
+    from mlserver.observers.metrics import Exposition
+    from mlserver.server.reload import Reload
+    from mlserver.serving.health import Answer, Health
+
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+
+MAX_BODY_BYTES = 1 << 16
+READS = ("GET", "HEAD")
+PROBLEM = b"application/problem+json"
+_logger = logging.getLogger("mlserver.management")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a handler may look at."""
+
+    method: str
+    path: str
+    headers: Mapping[bytes, bytes]
+    body: Callable[[], Awaitable[bytes]]
+    """Reads it; raises `RequestError` where it is too large or breaks off."""
+
+
+class Management:
+    """The listener's ASGI application. Its traffic is not counted and has no log lines.
+
+    Args:
+        health: how the workers are at this moment.
+        exposition: renders the metrics at this moment; None where they are off.
+    """
+
+    def __init__(
+        self, *, reload: Reload, health: Callable[[], Health], exposition: Callable[[], Exposition | None]
+    ) -> None:
+        self._reload = reload
+        self._health = health
+        self._exposition = exposition
+        self._probes: dict[str, Callable[[Health], Answer]] = {
+            "/healthz": lambda health: health.healthz(),
+            "/readyz": lambda health: health.readyz(),
+            "/startupz": lambda health: health.startupz(),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI interface."""
+        if scope["type"] != "http":
+            return
+        request = Request(scope["method"], scope["path"], dict(scope["headers"]), partial(_read, receive))
+        request_id = accept_id(request.headers.get(b"x-request-id"))
+        try:
+            response = await self._answer(request)
+        except RequestError as error:
+            response = problem(error, request_id)
+        except Exception:
+            _logger.exception("The management listener failed to answer %s", request.path)
+            response = problem(InternalError("The log has the reason."), request_id)
+        if response.status != ClientGone.status:
+            await _send(send, response, request_id, body=request.method != "HEAD")
+
+    def reject(
+        self, error: RequestError, *, method: str, received: float, reply: Callable[[Response], None]
+    ) -> None:
+        """Answers what never became a request, for the protocol."""
+        del method, received
+        reply(problem(error, accept_id(None)))
+
+    async def _answer(self, request: Request) -> Response:
+        exposition = self._exposition()
+        config = self._reload.config
+        scraped = exposition is not None and request.path == config.observability.metrics_endpoint
+        probe = self._probes.get(request.path)
+        admit(config.server.management, request.headers, harmless=scraped or probe is not None)
+        if probe is not None:
+            _expect(request, READS)
+            status, answer = probe(self._health())
+            return Response(status, json.dumps(answer).encode())
+        if scraped and exposition is not None:
+            _expect(request, READS)
+            content_type, body = exposition.render(request.headers.get(b"accept", b"").decode("latin-1"))
+            return Response(200, body, content_type)
+        if request.path == "/reload":
+            return await self._do_reload(request)
+        raise NotFound(NOTHING_HERE)
+
+    async def _do_reload(self, request: Request) -> Response:
+        _expect(request, ("POST",))
+        admit_write(request.headers)
+        _expect_object(await request.body())
+        self._reload.begin()
+        return Response(200, json.dumps(await self._reload.result()).encode())
+
+
+def problem(error: RequestError, request_id: str) -> Response:
+    """An error as RFC 9457 problem details."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": error.title,
+        "status": error.status,
+        "detail": str(error),
+        "code": error.code,
+        "request_id": request_id,
+    }
+    if isinstance(error, ConfigRefused):
+        body["faults"] = [fault._asdict() for fault in error.faults]
+    return Response(error.status, json.dumps(body).encode(), PROBLEM, error.headers)
+
+
+def _expect(request: Request, methods: tuple[str, ...]) -> None:
+    if request.method not in methods:
+        allow = ", ".join(methods)
+        raise MethodNotAllowed(f"{request.path} takes {allow}, not {request.method[:32]}.", allow=allow)
+
+
+def _expect_object(body: bytes) -> None:
+    try:
+        document = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        raise MalformedRequest("The body is no JSON; expected {}.") from None
+    if not isinstance(document, dict):
+        raise MalformedRequest("The body is no JSON object; expected {}.")
+
+
+async def _read(receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("The client closed the connection within the body.")
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise BodyTooLarge(f"The body has more than {MAX_BODY_BYTES} bytes; expected {{}}.")
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+async def _send(send: Send, response: Response, request_id: str, *, body: bool) -> None:
+    headers = [
+        (b"content-type", response.content_type),
+        (b"content-length", str(len(response.body)).encode("ascii")),
+        (b"x-request-id", request_id.encode("ascii")),
+        *response.headers,
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body if body else b""})

@@ -1,0 +1,181 @@
+"""A worker as the supervisor sees it: its process, what it last said, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from mlserver.server.control import (
+    Accept,
+    Channel,
+    Drain,
+    Drained,
+    Launch,
+    Loaded,
+    Message,
+    NotLoaded,
+    Readiness,
+    Started,
+)
+from mlserver.server.lifeline import signals_held
+from mlserver.server.slots import Member
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import Callable
+
+STDERR = 2
+LAST_WORDS_S = 1.0
+"""How long messages may still arrive after the process has ended."""
+EXIT_S = 5.0
+"""How long a worker that has answered everything may take to exit."""
+_logger = logging.getLogger("mlserver.supervisor")
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker process, registered as soon as it exists and then to be followed."""
+
+    id: int
+    launch: Launch
+    process: Process
+    control: socket.socket
+    born: float = field(default_factory=time.monotonic)
+    heard: float = field(default_factory=time.monotonic)
+    """When it last said something."""
+    up: bool = False
+    """Its event loop runs."""
+    came_up: bool = False
+    """It has once got as far as to say whether its model is loaded."""
+    ready: bool = False
+    healthy: bool = False
+    """What its predictor's ``check_health`` said."""
+    failure: str | None = None
+    """Why its model could not be loaded."""
+    leaving: bool = False
+    """It has been told to drain."""
+    complete: bool | None = None
+    """What it said when it had drained: whether it answered everything it had accepted."""
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Its model is loaded or cannot be, or it is gone."""
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    """It has answered what it accepted, or is gone."""
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    _channel: Channel | None = None
+    _told: dict[type[Message], Message] = field(default_factory=dict)
+
+    @classmethod
+    async def start(cls, launch: Launch, *, id_: int) -> Self:
+        """Starts a fresh interpreter that inherits only what the launch names.
+
+        Its standard output is the standard error: log lines go their own way, where no print can tear them.
+
+        Raises:
+            OSError: the system does not give another process.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs, signals_held():
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # the current folder is no place to import from
+                "-m",
+                "mlserver.server.worker",
+                str(theirs.fileno()),
+                str(os.getpid()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=STDERR,
+                pass_fds=(theirs.fileno(), *launch.sockets, *launch.pages, launch.log),
+            )
+        return cls(id_, launch, process, ours)
+
+    def __str__(self) -> str:
+        return f"Worker {self.launch.slot} (pid {self.process.pid})"
+
+    @property
+    def member(self) -> Member:
+        """Itself for the sharing out of sockets."""
+        return Member(self.id, self.launch.slot, ready=self.ready, draining=self.leaving)
+
+    @property
+    def ending(self) -> str:
+        """How the process ended, in words."""
+        code = self.process.returncode
+        if code is None or code >= 0:
+            return f"exit code {code}"
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Takes in what the worker says until its process has ended."""
+        listening = asyncio.create_task(self._listen(changed))
+        await self.process.wait()
+        # A process that the predictor forked may hold the channel open; the worker itself said all it will.
+        await asyncio.wait({listening}, timeout=LAST_WORDS_S)
+        listening.cancel()
+        self.up = self.ready = False
+        for event in (self.settled, self.finished, self.gone):
+            event.set()
+
+    def tell(self, message: Accept | Readiness | Drain) -> None:
+        """Sends a message unless it is the last of its kind again."""
+        if self._channel and self._told.get(type(message)) != message:
+            self._told[type(message)] = message
+            self._channel.send(message)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Lets the worker answer what it has accepted, and ends it; `complete` then says how that went."""
+        self.leaving = True
+        if self.up:
+            self.tell(Drain(timeout_s))
+            await _within(timeout_s + LAST_WORDS_S, self.finished)
+            await _within(EXIT_S if self.complete is not None else 0, self.gone)
+        self.kill()
+        await self.gone.wait()
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        if self.process.returncode is None:
+            self.process.kill()
+
+    async def _listen(self, changed: Callable[[], None]) -> None:
+        self._channel = channel = await Channel.over(self.control)
+        channel.send(self.launch)
+        try:
+            async for message in channel.messages():
+                self._take(message)
+                changed()
+        finally:
+            channel.close()
+
+    def _take(self, message: Message) -> None:
+        self.heard = time.monotonic()
+        match message:
+            case Started():
+                self.up = True
+            case Loaded(healthy):
+                self.came_up, self.ready, self.healthy = True, True, healthy
+                self.settled.set()
+                _logger.info("%s is ready", self)
+            case NotLoaded(reason):
+                self.came_up, self.failure = True, reason
+                self.settled.set()
+                _logger.error("%s runs without a model: %s", self, reason)
+            case Drained(complete):
+                self.complete = complete
+                self.finished.set()
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    """Waits for an event, for so long at most."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)

@@ -1,0 +1,199 @@
+"""HTTP/1.1 as a worker speaks it: uvicorn's, with an answer of our own wherever uvicorn would give its.
+
+A connection reads one request at a time: what a client sends ahead waits, unparsed and bounded, until the
+response before it is written. So responses keep their order, errors included. llhttp gets the head of a
+request and no more; `framing` cuts the body out of the stream, and an `Exchange` has the request answered.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import httptools
+
+from mlserver.errors import HeadersTooLarge, MalformedRequest, RequestError, RequestTimeout
+from mlserver.server.connection import Connection, Phase, Sink, State
+from mlserver.server.exchange import READ_AHEAD, Exchange
+from mlserver.server.framing import FIELDS, Body, body_of, split_target
+
+if TYPE_CHECKING:
+    from uvicorn import Config
+
+    from mlserver.server.limits import Limits
+
+_HEAD_END = b"\r\n\r\n"
+_METHOD = re.compile(rb"([A-Za-z-]{1,32}) ")
+
+
+class Protocol(Connection):
+    """Requests and responses on one connection."""
+
+    def __init__(
+        self, config: Config, state: State, app_state: dict[str, Any], *, limits: Limits, sink: Sink
+    ) -> None:
+        super().__init__(config, state, app_state, limits=limits, sink=sink)
+        self._fed = 0  # bytes of the input that the parser has had: the beginning of a head
+        self._fields: dict[bytes, bytes] = {}  # of its headers, those that frame it
+        self._body: Body | None = None  # of the request in `_exchange`, as long as more of it is to come
+
+    @property
+    def date(self) -> bytes:
+        """The header with the time, with its line end."""
+        return self._state.date
+
+    @property
+    def draining(self) -> bool:
+        """Whether the next response is to be the last."""
+        return self._state.draining
+
+    # Reading.
+
+    def _read(self) -> None:
+        """Goes on in the input, until it needs more of it or a response has to be written first."""
+        more = True
+        while more and self._input and self._phase is Phase.OPEN:
+            if self._exchange is None and not self.flow.write_paused:
+                more = self._read_head()
+            elif self._body is not None:
+                more = self._read_body(self._body)
+            else:
+                more = self._wait()
+
+    def _wait(self) -> bool:
+        """Lets requests that came too early lie until it is their turn."""
+        if len(self._input) > READ_AHEAD:
+            self.flow.pause_reading()
+        return False
+
+    def _read_head(self) -> bool:
+        """Feeds the parser what there is of a head; starts to answer if that is all of it."""
+        begins = not self._fed
+        if begins:
+            self._input = self._input.lstrip(b"\r\n")  # RFC 9112, 2.2: some clients send these behind a body
+            self._fields = {}
+            self.parser = httptools.HttpRequestParser(self)
+        limit = self._limits.max_header_bytes
+        found = self._input.find(_HEAD_END, max(self._fed - 3, 0))
+        end = min(len(self._input) if found < 0 else found + len(_HEAD_END), limit)
+        try:
+            self._feed(self._input[self._fed : end])
+        except RequestError as error:
+            self._refuse(error, self._method())
+            return False
+        if self._exchange is not None:
+            self._begin(self._exchange, end)
+            return True
+        self._fed = end
+        if end == limit:
+            error = HeadersTooLarge(f"The headers have more than {limit} bytes (server.max_header_bytes).")
+            self._refuse(error, self._method())
+        elif begins and end:
+            self._deadline.set(self._limits.header_timeout_s, self._head_late)
+        return False
+
+    def _feed(self, head: bytes) -> None:
+        try:
+            self.parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            pass  # RFC 9110, 7.8: an offer to change the protocol may be ignored
+        except httptools.HttpParserError as error:
+            raised = error.__context__  # by a callback
+            if raised is None:
+                raise MalformedRequest(f"This is no HTTP/1.1 request: {error}.") from error
+            raise raised from None
+
+    def _begin(self, exchange: Exchange, end: int) -> None:
+        """The head is complete: the request is on its way."""
+        self._input = self._input[end:]
+        self._fed = 0
+        self._deadline.clear()
+        if self._body is None:
+            exchange.end()
+        exchange.task = self.loop.create_task(exchange.run(self.app))
+        self._state.exchanges.add(exchange)
+        exchange.task.add_done_callback(lambda _: self._state.exchanges.discard(exchange))
+
+    def _read_body(self, body: Body) -> bool:
+        """Passes on what there is of a body."""
+        exchange = self._exchange
+        if exchange is None or body.fault is not None:
+            self._input = b""
+            return False
+        before = len(self._input)
+        part, self._input = body.take(self._input)
+        if part:
+            exchange.feed(part)
+        if body.fault is not None:
+            exchange.fail(body.fault)
+        elif body.done:
+            self._body = None
+            exchange.end()
+        return len(self._input) < before
+
+    def _head_late(self) -> None:
+        after = f"{self._limits.header_timeout_s:g} s (server.header_timeout_s)"
+        self._refuse(RequestTimeout(f"The headers were not complete after {after}."), self._method())
+
+    def _method(self) -> str:
+        """The method of a request that did not get beyond its head."""
+        match = _METHOD.match(self._input)
+        return match[1].decode() if match else ""
+
+    # What the parser reports, all of it within `_feed`.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Takes a header.
+
+        Raises:
+            MalformedRequest: it came before, and may not come twice.
+        """
+        name, value = name.lower(), value.rstrip(b" \t")  # llhttp leaves that space
+        self.headers.append((name, value))
+        if name in FIELDS:
+            if name in self._fields:
+                raise MalformedRequest(f"The header {name.decode()} came more than once; send it once.")
+            self._fields[name] = value
+
+    def on_headers_complete(self) -> None:
+        """Makes the request.
+
+        Raises:
+            MalformedRequest: there is something about the head that llhttp does not mind.
+        """
+        line = self._input[: self._input.index(b"\r")]
+        if line.count(b" ") != 2 or not line.endswith((b" HTTP/1.1", b" HTTP/1.0")):
+            raise MalformedRequest(
+                "Expected a first line METHOD /path HTTP/1.1, with one space between each."
+            )
+        scope, fields, old = self.scope, self._fields, line.endswith(b"0")
+        scope["path"], scope["raw_path"], scope["query_string"] = split_target(self.url)
+        self._body = body_of(fields, old=old)
+        scope["method"] = line[: line.index(b" ")].decode("ascii")
+        if old:
+            scope["http_version"] = "1.0"
+        self._exchange = Exchange(
+            self,
+            scope,
+            keep_alive=self.parser.should_keep_alive() and not old,
+            expects=b"expect" in fields and fields[b"expect"].lower() == b"100-continue",
+        )
+
+    def on_body(self, body: bytes) -> None:
+        """Not from the parser: it never gets a body."""
+
+    def on_message_complete(self) -> None:
+        """Not for the parser to say: it never gets a body."""
+
+    # Answering.
+
+    def answered(self, *, keep_alive: bool) -> None:
+        """Goes on with the next request, or closes."""
+        self._exchange = None
+        if self.transport.is_closing():
+            return
+        if keep_alive:
+            self.flow.resume_reading()
+            self._next()
+        else:
+            self._end(linger=self._body is not None or bool(self._input))

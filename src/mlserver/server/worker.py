@@ -1,0 +1,151 @@
+"""A worker process: holds the model and answers requests on the sockets that its supervisor gives it.
+
+Run as ``python -m mlserver.server.worker CONTROL SUPERVISOR``: the descriptor of its end of the control
+channel, and the supervisor's process id. All else comes over the channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import socket
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import uvloop
+from setproctitle import setproctitle
+
+from mlserver.app import create_app
+from mlserver.pages import Page
+from mlserver.server.control import (
+    Accept,
+    Beat,
+    Channel,
+    Drain,
+    Drained,
+    Launch,
+    Loaded,
+    NotLoaded,
+    Readiness,
+    Started,
+    unpack_config,
+)
+from mlserver.server.lifeline import die_with, leave_signals
+from mlserver.server.limits import Limits
+from mlserver.server.listener import Listener
+
+if TYPE_CHECKING:
+    from mlserver.app import App
+
+BEAT_S = 1.0
+CLOSE_S = 5.0
+
+
+class Worker:
+    """The application, its listener, and what the supervisor asks of them."""
+
+    def __init__(self, channel: Channel, app: App, listener: Listener, sockets: list[socket.socket]) -> None:
+        self._channel = channel
+        self._app = app
+        self._listener = listener
+        self._sockets = sockets
+
+    @classmethod
+    def launched(cls, channel: Channel, launch: Launch) -> Worker:
+        """Makes what the launch describes.
+
+        Raises:
+            MLServerError: it is not possible; the traceback is on standard error.
+        """
+        for descriptor in (*launch.sockets, *launch.pages, launch.log):
+            os.set_inheritable(descriptor, False)  # noqa: FBT003  # what a predictor starts gets none of them
+        setproctitle(f"ml_server: worker {launch.slot}")
+        config = unpack_config(launch.config)
+        pages = [Page.shared(descriptor) for descriptor in launch.pages]
+        app = create_app(
+            config,
+            pages=pages,
+            page=pages[launch.page],
+            worker=launch.slot,
+            log_fd=launch.log,
+        )
+        sockets = [socket.socket(fileno=descriptor) for descriptor in launch.sockets]
+        return cls(channel, app, Listener(app, limits=Limits.of(config.server), sink=app), sockets)
+
+    async def run(self) -> None:
+        """Serves until the supervisor says to drain. If the supervisor is gone, so is this process."""
+        self._channel.send(Started())
+        async with asyncio.TaskGroup() as group:
+            tasks = group.create_task(self._load()), group.create_task(self._beat())
+            await self._obey()
+            for task in tasks:
+                task.cancel()
+
+    async def _load(self) -> None:
+        await self._app.start()
+        health = self._app.health
+        if health.model_loaded:
+            self._channel.send(Loaded(health.dependencies_healthy))
+        else:
+            self._channel.send(NotLoaded(health.failure or "The model could not be loaded."))
+
+    async def _beat(self) -> None:
+        while True:
+            self._channel.send(Beat())
+            await asyncio.sleep(BEAT_S)
+
+    async def _obey(self) -> None:
+        async for message in self._channel.messages():
+            match message:
+                case Accept(slots):
+                    await self._accept(slots)
+                case Readiness(ready, draining):
+                    self._take_in(ready=ready, draining=draining)
+                case Drain(timeout_s):
+                    await self._drain(timeout_s)
+                    return
+        os._exit(1)
+
+    async def _accept(self, slots: list[int]) -> None:
+        for slot in self._listener.accepting - set(slots):
+            self._listener.refuse(slot)
+        for slot in set(slots) - self._listener.accepting:
+            await self._listener.accept(self._sockets[slot], slot)
+
+    def _take_in(self, *, ready: bool, draining: bool) -> None:
+        self._app.health.fleet_ready = ready
+        if draining and not self._app.health.draining:
+            self._app.health.draining = True
+            self._listener.start_draining()
+
+    async def _drain(self, timeout_s: float) -> None:
+        for listening in self._sockets:
+            listening.close()
+        self._channel.send(Drained(complete=await self._listener.close(timeout_s)))
+        await self._channel.flush()
+        with suppress(TimeoutError):  # a model that is still being loaded is not waited for
+            await asyncio.wait_for(self._app.close(), CLOSE_S)
+
+
+async def _run(control: socket.socket) -> None:
+    channel = await Channel.over(control)
+    async for message in channel.messages():
+        if isinstance(message, Launch):
+            await Worker.launched(channel, message).run()
+        return
+
+
+def main() -> None:
+    """The process, from its first line to its last."""
+    control, supervisor = map(int, sys.argv[1:])
+    die_with(supervisor)
+    leave_signals()
+    faulthandler.enable()
+    os.set_inheritable(control, False)  # noqa: FBT003
+    uvloop.run(_run(socket.socket(fileno=control)))
+
+
+if __name__ == "__main__":
+    main()

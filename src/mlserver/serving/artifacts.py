@@ -1,0 +1,75 @@
+"""Model files: which loader takes which format, and what is said when one cannot be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlserver.errors import ModelLoadError
+from mlserver.serving.boosters import load_catboost, load_lightgbm, load_xgboost
+from mlserver.serving.estimators import load_joblib, load_pickle, load_skops
+from mlserver.serving.onnx import load_onnx
+from mlserver.serving.trained import Trained
+
+if TYPE_CHECKING:
+    from mlserver.config import Config
+
+Loader = Callable[[Path, "Config"], Trained]
+
+LOADERS: dict[str, Loader] = {
+    "skops": load_skops,
+    "joblib": load_joblib,
+    "pickle": load_pickle,
+    "catboost": load_catboost,
+    "xgboost": load_xgboost,
+    "lightgbm": load_lightgbm,
+    "onnx": load_onnx,
+}
+EXTRAS = {
+    "catboost": "catboost",
+    "joblib": "sklearn",
+    "lightgbm": "lightgbm",
+    "onnxruntime": "onnx",
+    "pandas": "dataframe",
+    "skops": "sklearn",
+    "sklearn": "sklearn",
+    "xgboost": "xgboost",
+}
+"""The extra of this package that brings a library, by the library's import name."""
+
+
+def load_artifact(config: Config) -> Trained:
+    """The model in the file that ``predictor.artifact`` names.
+
+    Raises:
+        ModelLoadError: it could not be loaded; says why and what to do.
+    """
+    path, format_ = config.predictor.artifact, config.predictor.artifact_format
+    if path is None or format_ is None:
+        raise ModelLoadError("predictor.artifact is not set: expected the path of a model file.")
+    try:
+        return LOADERS[format_](path, config)
+    except (ModelLoadError, KeyboardInterrupt):
+        raise
+    except ModuleNotFoundError as error:
+        raise ModelLoadError(f"{path} needs {missing(error)}") from error
+    except BaseException as error:  # unpickling can raise anything, SystemExit too
+        raise ModelLoadError(
+            f"{path} could not be loaded as a {format_} file: {brief(error)}. If it is whole and of another "
+            f"format, set predictor.format to one of {', '.join(LOADERS)}."
+        ) from error
+
+
+def missing(error: ModuleNotFoundError) -> str:
+    """What is not installed and how to install it."""
+    name = error.name or str(error)
+    extra = EXTRAS.get(name.partition(".")[0])
+    remedy = f'pip install "mlserver-observability[{extra}]"' if extra else f"install what provides {name}"
+    return f"the Python module {name}, which is not installed: {remedy}"
+
+
+def brief(error: BaseException) -> str:
+    """An exception's class and the first line of its message."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}".rstrip(": .")
