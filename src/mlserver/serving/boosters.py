@@ -148,8 +148,8 @@ def _decoded(encoding: Mapping[str, list[int]]) -> list[Any]:
     text = np.array(values, dtype=np.int8).tobytes()
     if not text.isascii():
         raise ModelLoadError(
-            "The model has categories with letters beyond ASCII. XGBoost counts letters where it should count "
-            "bytes and mixes such categories up: rename them, and train the model again."
+            "The model has categories with letters beyond ASCII. XGBoost counts letters where it should "
+            "count bytes, and mixes such categories up: rename them and train the model again."
         )
     return [text[start:end].decode() for start, end in pairwise(offsets)]
 

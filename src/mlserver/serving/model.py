@@ -87,6 +87,11 @@ def _schema(predictor: Predictor, api: ApiSettings) -> InputSchema:
             f"api.feature_order has {len(names)} names, the model takes {width} features"
             + (f": {', '.join(predictor.feature_names)}." if predictor.feature_names else ".")
         )
+    if predictor.dataframe and names is None and api.adapter == "ndarray":
+        raise ModelLoadError(
+            "api.adapter is ndarray, but the predictor takes data frames and the names of its columns are not "
+            "known: set api.feature_order, or take records."
+        )
     return InputSchema(
         feature_names=names,
         n_features=len(names) if names else width,

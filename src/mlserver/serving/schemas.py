@@ -42,7 +42,9 @@ def input_schemas(schema: InputSchema) -> Json:
 
 
 def _takes_unnamed(schema: InputSchema) -> bool:
-    return schema.adapter != "records" and (schema.feature_names is not None or not schema.dataframe)
+    if schema.adapter == "auto":
+        return schema.feature_names is not None or not schema.dataframe
+    return schema.adapter == "ndarray"
 
 
 def _takes_named(schema: InputSchema) -> bool:
@@ -99,7 +101,7 @@ def _split(schema: InputSchema) -> Json:
 def input_examples(schema: InputSchema) -> Json:
     """One body for each form that the model can be sent, the most telling first."""
     names = schema.feature_names or tuple(f"feature_{index}" for index in range(schema.width or 2))
-    row = ["a" if name in schema.categorical else 1.5 for name in names]
+    row = ["a" if schema.dataframe and name in schema.categorical else 1.5 for name in names]
     record = dict(zip(names, row, strict=True))
     named = {
         "records": {"records": [record]},

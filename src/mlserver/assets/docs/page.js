@@ -43,7 +43,7 @@ function section(id, title, ...children) {
 function resolve(schema) {
   if (Array.isArray(schema)) return schema.map(resolve);
   if (schema === null || typeof schema !== "object") return schema;
-  if (schema.$ref) return resolve(schemas[schema.$ref.split("/").pop()]);
+  if (typeof schema.$ref === "string") return resolve(schemas[schema.$ref.split("/").pop()]);
   return Object.fromEntries(Object.entries(schema).map(([key, value]) => [key, resolve(value)]));
 }
 
