@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from mlserver.serving.routes import Receive, Scope, Send
 
 PREDICTIONS = (Route("/predict", operation="predict"), Route("/predict_proba", operation="predict_proba"))
+RECHECK_S = 5.0
+"""Between questions to a predictor whose dependencies are not healthy yet."""
 _logger = logging.getLogger("mlserver.app")
 
 
@@ -108,8 +110,8 @@ def create_app(
 class App:
     """One worker's server: the parts that `create_app` made, started and closed together.
 
-    It is started by the ASGI lifespan or, where none is passed on, by the first POST, which then waits for the
-    model. Under ``mlserver serve`` the worker starts it, and predictions are 503 until it is loaded.
+    It is started by the ASGI lifespan or, where none is passed on, by the first POST, which then waits for
+    the model. Under ``mlserver serve`` the worker starts it, and predictions are 503 until it is loaded.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class App:
         self._writer = writer
         self._exposition = exposition
         self._starting: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._closed = False
         self._model = Model.unknown(config)
         self._routes = Routes(
@@ -180,13 +183,11 @@ class App:
         try:
             predictor = await self._runner.load(partial(load_predictor, self.config))
             self._model = Model.of(predictor, self.config)
-            await self._runner.do(predictor.warm_up)
-            self.health.dependencies_healthy = await self._runner.do(predictor.check_health)
+            await self._runner.prepare(self._model.concurrency)
         except Exception as error:
             self.health.failure = str(error) or type(error).__name__
             _logger.exception("The model could not be loaded")
             return
-        await self._runner.widen(self._model.concurrency)
         self._pipeline.connect(
             Decoder(self._model.schema),
             Encoder(self.config.model.name, self.config.model.version),
@@ -195,6 +196,19 @@ class App:
         )
         self.health.model_loaded = True
         self._levels.model_loaded[0] = 1.0
+        await self._check_dependencies()
+
+    async def _check_dependencies(self) -> None:
+        """Asks the predictor's ``check_health``, and again until it is content: a start is over only then."""
+        try:
+            self.health.dependencies_healthy = await self._runner.check_health()
+        except Exception:
+            _logger.exception("The predictor's check_health() raised")
+        if not self.health.dependencies_healthy and not self._closed:
+            asyncio.get_running_loop().call_later(RECHECK_S, self._recheck)
+
+    def _recheck(self) -> None:
+        self._checking = asyncio.create_task(self._check_dependencies())
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """The ASGI lifespan."""

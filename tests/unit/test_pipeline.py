@@ -48,8 +48,17 @@ class Model:
         answer = first * 10
         return answer[:-1] if WRONG_LENGTH in first else answer
 
+    def warm_up(self):
+        pass
+
     def close(self):
         self.closed += 1
+
+    async def warm_up_async(self):
+        pass
+
+    async def close_async(self):
+        self.close()
 
 
 class AsyncModel(Model):
@@ -94,7 +103,7 @@ class Bench:
 
     async def __aenter__(self):
         await self.runner.load(lambda: self.model)
-        await self.runner.widen(self.concurrency)
+        await self.runner.prepare(self.concurrency)
         schema = InputSchema(feature_names=None, n_features=None, dataframe=False, categorical=frozenset())
         self.pipeline.connect(Decoder(schema), Encoder("m", "1"), self.queue, concurrency=self.concurrency)
         return self

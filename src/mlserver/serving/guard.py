@@ -33,7 +33,7 @@ class Guard(Generic[P]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             self._inner(*args, **kwargs)
-        except Exception:  # noqa: BLE001  # whatever it is, the request goes on
+        except Exception:  # whatever it is, the request goes on
             if self._on_fault is not None:
                 self._on_fault(self._name)
             if time.monotonic() >= self._log_after:

@@ -89,14 +89,14 @@ def _schema(predictor: Predictor, api: ApiSettings) -> InputSchema:
         )
     if predictor.dataframe and names is None and api.adapter == "ndarray":
         raise ModelLoadError(
-            "api.adapter is ndarray, but the predictor takes data frames and the names of its columns are not "
-            "known: set api.feature_order, or take records."
+            "api.adapter is ndarray, but the predictor takes data frames and the names of its columns are "
+            "not known: set api.feature_order, or take records."
         )
     return InputSchema(
         feature_names=names,
         n_features=len(names) if names else width,
         dataframe=predictor.dataframe,
-        categorical=_categorical(api.categorical_features, names),
+        categorical=_categorical(api.categorical_features, names) | predictor.categorical,
         adapter=api.adapter,
     )
 

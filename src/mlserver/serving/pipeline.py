@@ -147,6 +147,8 @@ class Pipeline:
         call.batch = outcome.batch
         call.started, call.predicted = outcome.batch.started, outcome.batch.ended
         try:
+            if isinstance(outcome.error, RequestError):  # the rows are at fault, as only the model can tell
+                raise outcome.error
             if outcome.error is not None:
                 raise _failed() from outcome.error
             call.output_shape = output_shape(outcome.output)

@@ -103,11 +103,28 @@ class Predictor:
         if self.n_features is None or self.dataframe or self.is_async:
             return
         try:
-            self.run("predict", Rows(np.zeros((1, self.n_features)), self.feature_names))
+            self.run("predict", self._zeros(self.n_features))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  # a user's code may raise SystemExit, too
-            _logger.warning("%s could not be warmed up with a row of zeros: %r", self.name, error)
+            self._note_cold(error)
+
+    async def warm_up_async(self) -> None:
+        """The same on the loop that runs an async predictor."""
+        if self.n_features is None or self.dataframe:
+            return
+        try:
+            await self.run_async("predict", self._zeros(self.n_features))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # noqa: BLE001  # as above
+            self._note_cold(error)
+
+    def _zeros(self, width: int) -> Rows:
+        return Rows(np.zeros((1, width)), self.feature_names)
+
+    def _note_cold(self, error: BaseException) -> None:
+        _logger.warning("%s could not be warmed up with a row of zeros: %r", self.name, error)
 
     def check_health(self) -> bool:
         """What the user's ``check_health`` says; one that returns nothing is content.

@@ -75,13 +75,24 @@ class Runner:
         self._predictor = await self.do(factory)
         return self._predictor
 
-    async def widen(self, concurrency: int) -> None:
-        """Makes room for several runs at once."""
-        if self._predictor is not None and self._predictor.is_async:
+    async def prepare(self, concurrency: int) -> None:
+        """Makes room for several runs at once, and runs the predictor once where that is possible."""
+        assert self._predictor is not None  # noqa: S101  # load() came first
+        if self._predictor.is_async:
             await self._start_loop()
         else:
             for _ in range(concurrency - 1):
                 self._start_thread()
+        await self._call(self._predictor.warm_up, self._predictor.warm_up_async)
+
+    async def check_health(self) -> bool:
+        """What the predictor says of what it depends on.
+
+        Raises:
+            whatever its ``check_health`` raises.
+        """
+        assert self._predictor is not None  # noqa: S101  # load() came first
+        return await self._call(self._predictor.check_health, self._predictor.check_health_async)
 
     async def do(self, work: Callable[[], T]) -> T:
         """The result of any other work on a predictor's thread, such as a health check."""
@@ -122,7 +133,7 @@ class Runner:
         try:
             async with asyncio.timeout(timeout):
                 if self._predictor is not None:
-                    await self.do(self._predictor.close)
+                    await self._call(self._predictor.close, self._predictor.close_async)
         except TimeoutError:
             return False
         except Exception:
@@ -134,6 +145,21 @@ class Runner:
         for thread in self._threads:
             await asyncio.to_thread(thread.join, timeout)
         return not any(thread.is_alive() for thread in self._threads)
+
+    async def _call(self, work: Callable[[], T], on_loop: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of a predictor's method in its thread; of the second form, on its event loop."""
+        if self._async_loop is None:
+            return await self.do(work)
+
+        async def settle() -> T:
+            try:
+                return await _in_context(copy_context(), on_loop)
+            except Exception:
+                raise
+            except BaseException as error:  # SystemExit would take the loop with it
+                raise PredictorError(repr(error)) from error
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(settle(), self._async_loop))
 
     def _start_thread(self) -> None:
         name = f"predictor-{len(self._threads)}"
@@ -150,7 +176,8 @@ class Runner:
         loop = asyncio.new_event_loop()
 
         def serve() -> None:
-            with asyncio.Runner(loop_factory=lambda: loop) as runner:  # cancels what is left and closes the loop
+            # The context manager cancels what is left and closes the loop.
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
                 runner.get_loop().run_forever()
 
         self._jobs.put(serve)
