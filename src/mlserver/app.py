@@ -27,7 +27,7 @@ from mlserver.serving.guard import Guard
 from mlserver.serving.health import Health
 from mlserver.serving.model import Model
 from mlserver.serving.pipeline import Pipeline
-from mlserver.serving.predictor import load_predictor
+from mlserver.serving.predictors import load_predictor
 from mlserver.serving.routes import Request, Route, Routes
 from mlserver.serving.runner import Runner
 

@@ -11,9 +11,9 @@ import pytest
 
 from mlserver.config import make_config
 from mlserver.errors import ModelLoadError
-from mlserver.serving.predictor import load_predictor
+from mlserver.serving.predictors.predictor import load_predictor
+from mlserver.serving.predictors.trained import array
 from mlserver.serving.rows import Rows
-from mlserver.serving.trained import array
 
 
 class Files:

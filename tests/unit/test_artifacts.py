@@ -9,7 +9,7 @@ from sklearn.linear_model import LinearRegression
 
 from mlserver.config import make_config
 from mlserver.errors import ModelLoadError
-from mlserver.serving.artifacts import load_artifact
+from mlserver.serving.predictors.artifacts import load_artifact
 
 FILES = {
     "skops": "model.skops",

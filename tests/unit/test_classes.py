@@ -11,7 +11,7 @@ import pytest
 
 from mlserver.config import make_config
 from mlserver.errors import ModelLoadError
-from mlserver.serving.predictor import load_predictor, of_object
+from mlserver.serving.predictors.predictor import load_predictor, of_object
 from mlserver.serving.rows import Rows
 
 VALUES = np.array([[1.0, 2.0], [3.0, 4.0]])

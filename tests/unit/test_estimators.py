@@ -26,7 +26,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from mlserver.config import make_config
 from mlserver.errors import ModelLoadError
-from mlserver.serving.predictor import load_predictor
+from mlserver.serving.predictors.predictor import load_predictor
 from mlserver.serving.rows import Rows
 
 X, CLASSES = load_iris(return_X_y=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlserver.config import load_config
-from mlserver.serving.predictor import load_predictor
+from mlserver.serving.predictors.predictor import load_predictor
 from mlserver.serving.rows import Rows
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mlserver.serving.inputs import Codes, Frame, as_given
+from mlserver.serving.predictors.inputs import Codes, Frame, as_given
 from mlserver.serving.rows import Rows
 
 VALUES = np.array([[1.0, 2.0], [3.0, 4.0]])

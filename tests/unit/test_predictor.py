@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from mlserver.serving.predictor import Predictor, of_object
+from mlserver.serving.predictors.predictor import Predictor, of_object
 from mlserver.serving.rows import Rows
 
 VALUES = np.array([[1.0, 2.0], [3.0, 4.0]])

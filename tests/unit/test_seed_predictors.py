@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
-from mlserver.serving.predictor import of_object
+from mlserver.serving.predictors.predictor import of_object
 from mlserver.serving.rows import Rows
 
 SEEDS = Path(__file__).parents[3] / "shared" / "seeds"

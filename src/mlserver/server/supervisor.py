@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from setproctitle import setproctitle
 
 from mlserver.config import load_config
-from mlserver.lines import LineWriter, render_json, render_text
-from mlserver.observers import logs
+from mlserver.lines import LineWriter, render_json, render_text, take_over_logging
 from mlserver.observers.metrics import Exposition
 from mlserver.pages import create_memory
 from mlserver.server import sockets
@@ -119,7 +118,7 @@ class Supervisor:
         settings = config.observability
         writer = LineWriter.to_file(settings.log_file) if settings.log_file else LineWriter(os.dup(self._log))
         render = render_json if settings.structured_logging else render_text
-        logs.configure(writer, render, level=logging.getLevelNamesMapping()[settings.log_level])
+        take_over_logging(writer, render, level=logging.getLevelNamesMapping()[settings.log_level])
         if self._writer is not None:
             self._writer.close()
         self._writer = writer

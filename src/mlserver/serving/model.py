@@ -11,7 +11,7 @@ from mlserver.serving.codec import InputSchema
 
 if TYPE_CHECKING:
     from mlserver.config import ApiSettings, Config
-    from mlserver.serving.predictor import Predictor
+    from mlserver.serving.predictors import Predictor
 
 
 @dataclass(frozen=True, slots=True)

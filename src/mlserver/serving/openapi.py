@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import orjson
 
 from mlserver import errors
-from mlserver.serving.encode import PREDICTION_KEYS, PROBLEM_TYPE
+from mlserver.serving.codec.encode import PREDICTION_KEYS, PROBLEM_TYPE
 from mlserver.serving.schemas import STRING, Json, fixed_object, input_examples, input_schemas, ref
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlserver.serving.decode import InputSchema
+    from mlserver.serving.codec.decode import InputSchema
 
 SUMMARIES = {
     "predict": "Predictions for rows of features",

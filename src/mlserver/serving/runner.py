@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from mlserver.serving.call import Call, Enter
-    from mlserver.serving.predictor import Predictor
+    from mlserver.serving.predictors import Predictor
 
 T = TypeVar("T")
 _logger = logging.getLogger("mlserver.runner")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlserver.serving.decode import InputSchema
+    from mlserver.serving.codec.decode import InputSchema
 
 Json = dict[str, Any]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlserver.errors import ModelLoadError
-from mlserver.serving.boosters import load_catboost, load_lightgbm, load_xgboost
-from mlserver.serving.estimators import load_joblib, load_pickle, load_skops
-from mlserver.serving.onnx import load_onnx
-from mlserver.serving.trained import Trained
+from mlserver.serving.predictors.boosters import load_catboost, load_lightgbm, load_xgboost
+from mlserver.serving.predictors.estimators import load_joblib, load_pickle, load_skops
+from mlserver.serving.predictors.onnx import load_onnx
+from mlserver.serving.predictors.trained import Trained
 
 if TYPE_CHECKING:
     from mlserver.config import Config

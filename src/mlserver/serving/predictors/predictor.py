@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlserver.errors import ModelLoadError
-from mlserver.serving import classes
-from mlserver.serving.artifacts import load_artifact, missing
-from mlserver.serving.inputs import Frame, as_given
+from mlserver.serving.predictors import classes
+from mlserver.serving.predictors.artifacts import load_artifact, missing
+from mlserver.serving.predictors.inputs import Frame, as_given
+from mlserver.serving.predictors.trained import array
 from mlserver.serving.rows import Rows
-from mlserver.serving.trained import array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from mlserver.config import Config
-    from mlserver.serving.trained import Prepare, Step, Trained
+    from mlserver.serving.predictors.trained import Prepare, Step, Trained
 
 _logger = logging.getLogger("mlserver.predictor")
 

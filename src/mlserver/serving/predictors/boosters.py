@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlserver.errors import ModelLoadError
-from mlserver.serving.inputs import Codes, Frame, texts_or_integers
-from mlserver.serving.trained import Trained, array, both, flat, likeliest, over_half, own_names
+from mlserver.serving.predictors.inputs import Codes, Frame, texts_or_integers
+from mlserver.serving.predictors.trained import Trained, array, both, flat, likeliest, over_half, own_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from mlserver.config import Config
-    from mlserver.serving.trained import Step
+    from mlserver.serving.predictors.trained import Step
 
 EXPONENT = ("Poisson", "Tweedie")
 """CatBoost's losses whose raw answer is a logarithm."""

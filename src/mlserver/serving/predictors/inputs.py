@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlserver.errors import InvalidInput
-from mlserver.serving.trained import array
+from mlserver.serving.predictors.trained import array
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,8 +10,8 @@ import numpy as np
 import orjson
 
 from mlserver.errors import InvalidInput, UnsupportedMediaType
-from mlserver.serving import mistakes
-from mlserver.serving.mistakes import CELLS, MAX_DIMENSIONS, NUMBERS, Table
+from mlserver.serving.codec import mistakes
+from mlserver.serving.codec.mistakes import CELLS, MAX_DIMENSIONS, NUMBERS, Table
 from mlserver.serving.rows import Rows
 
 if TYPE_CHECKING:

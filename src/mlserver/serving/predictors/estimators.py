@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlserver.errors import ModelLoadError
-from mlserver.serving import boosters
-from mlserver.serving.inputs import Frame, as_given
-from mlserver.serving.trained import Trained, array
+from mlserver.serving.predictors import boosters
+from mlserver.serving.predictors.inputs import Frame, as_given
+from mlserver.serving.predictors.trained import Trained, array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from mlserver.config import Config
-    from mlserver.serving.trained import Step
+    from mlserver.serving.predictors.trained import Step
 
 LEAVES = (str, bytes, int, float, complex, type(None), type, FunctionType, ModuleType, np.dtype)
 NAMES = "feature_names_in_"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mlserver.errors import InvalidInput, ModelLoadError
-from mlserver.serving.inputs import Frame
-from mlserver.serving.trained import Trained, array, flat
+from mlserver.serving.predictors.inputs import Frame
+from mlserver.serving.predictors.trained import Trained, array, flat
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,13 +12,13 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mlserver.errors import ModelLoadError
-from mlserver.serving.artifacts import brief, missing
+from mlserver.serving.predictors.artifacts import brief, missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mlserver.config import Config
-    from mlserver.serving.trained import Step
+    from mlserver.serving.predictors.trained import Step
 
 _logger = logging.getLogger("mlserver.predictor")
 _folders: set[str] = set()
