@@ -20,7 +20,6 @@ import urllib.request
 from pathlib import Path
 
 QUICKSTART = Path(__file__).parent / "quickstart"
-MLSERVER = Path(sys.executable).with_name("mlserver")
 PORT = int(os.environ.get("MLSERVER_SERVER__PORT", "8000"))
 MANAGEMENT_PORT = int(os.environ.get("MLSERVER_SERVER__MANAGEMENT__PORT", "8001"))
 URL = f"http://127.0.0.1:{PORT}"
@@ -41,7 +40,8 @@ def train() -> None:
 
 def start() -> subprocess.Popen[bytes]:
     """Starts the server out of reach of the terminal's Ctrl-C, so that it is told to end exactly once."""
-    return subprocess.Popen([MLSERVER, "serve", QUICKSTART / "mlserver.yaml"], start_new_session=True)
+    command = [sys.executable, "-m", "mlserver", "serve", QUICKSTART / "mlserver.yaml"]
+    return subprocess.Popen(command, start_new_session=True)
 
 
 def ready() -> bool:

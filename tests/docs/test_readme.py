@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -51,6 +52,7 @@ def demo(tmp_path_factory):
         assert server.wait() == 0
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the tour needs curl")
 def test_the_tour_prints_what_the_readme_shows(demo):
     port, management, log = demo
     assert len(TOUR) >= 4

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 
-import lightgbm
 import numpy as np
 import pandas as pd
 import pytest
@@ -164,17 +163,6 @@ def test_probabilities_of_several_outputs_come_by_row(files, tmp_path):
 def test_several_regressions_at_once_keep_their_shape(files, tmp_path):
     model = RandomForestRegressor(3, random_state=1).fit(X, X[:, :2])
     files.assert_same(files.load(files.saved(model, tmp_path / "model.joblib")), model.predict(X[SOME]))
-
-
-def test_types_that_are_not_trusted_are_listed_with_the_remedy(files, tmp_path):
-    path = files.saved(
-        lightgbm.LGBMClassifier(n_estimators=2, verbose=-1).fit(X, SPECIES), tmp_path / "m.skops"
-    )
-    types = ["collections.OrderedDict", "lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier"]
-    message = files.refusal(path, trusted=types[:1])
-    assert f"{path} holds types that are not trusted: {', '.join(types[1:])}." in message
-    assert f"trusted: [{', '.join(types)}]" in message
-    assert files.load(path, trusted=types).library.startswith("lightgbm 4.")
 
 
 @pytest.mark.parametrize("suffix", [".joblib", ".pkl"])

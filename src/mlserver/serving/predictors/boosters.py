@@ -156,8 +156,13 @@ def _decoded(encoding: Mapping[str, list[int]]) -> list[Any]:
 
 def load_lightgbm(path: Path, config: Config) -> Trained:
     """A LightGBM text file."""
-    import lightgbm  # noqa: PLC0415
-
+    try:
+        import lightgbm  # noqa: PLC0415
+    except OSError as error:  # its wheel leaves OpenMP to the system
+        raise ModelLoadError(
+            f"{path} needs LightGBM, which cannot be imported: {error}. Install the system's OpenMP library, "
+            "in Debian: apt-get install libgomp1."
+        ) from error
     check_lightgbm(path)
     return of_lightgbm(lightgbm.Booster(model_file=str(path)), config)
 
