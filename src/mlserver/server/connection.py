@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import enum
 import math
 import socket
@@ -51,17 +52,20 @@ class Sink(Protocol):
         """
 
 
+def date_line() -> bytes:
+    """The header with the time, with its line end."""
+    return f"date: {email.utils.formatdate(usegmt=True)}\r\n".encode("ascii")
+
+
 class State(ServerState):
     """What the connections of one listener share."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.date = b""
+        self.date = date_line()
         """The header with the time, with its line end."""
         self.draining = False
         """Whether every response ends its connection."""
-        self.exchanges: set[Exchange] = set()
-        """Requests that the application works on, some of them perhaps for nobody any more."""
         self.refused: set[Connection] = set()
         """Connections beyond the limit, being told so."""
         self.lost = asyncio.Event()
@@ -159,8 +163,7 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client does not read what it is sent: that is watched."""
         super().pause_writing()
-        self._unsent = math.inf
-        self._watch_writing()
+        self._await_reader()
 
     def resume_writing(self) -> None:
         """The client has read what it was sent."""
@@ -212,6 +215,10 @@ class Connection(HttpToolsProtocol):
             self._exchange.say_continue()
         self._deadline.set(PROBE_S, self._probe)
 
+    def _await_reader(self) -> None:
+        self._unsent = math.inf
+        self._watch_writing()
+
     def _watch_writing(self) -> None:
         """Cuts a client that has read nothing for too long."""
         unsent = self.transport.get_write_buffer_size()
@@ -253,7 +260,9 @@ class Connection(HttpToolsProtocol):
         self._input = b""
         self.flow.resume_reading()
         self.transport.set_write_buffer_limits(0)  # so that `resume_writing` says when it is empty
-        if not self.flow.write_paused:
+        if self.flow.write_paused:
+            self._await_reader()
+        else:
             self._flushed()
 
     def _flushed(self) -> None:

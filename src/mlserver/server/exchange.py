@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import http
 import logging
-import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlserver.errors import InternalError, RequestError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable, Iterable
 
     from uvicorn.protocols.http.flow_control import FlowControl
@@ -34,7 +33,10 @@ class Wire(Protocol):
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
-    flow: FlowControl
+
+    @property
+    def flow(self) -> FlowControl:
+        """Its flow control."""
 
     @property
     def date(self) -> bytes:
@@ -74,14 +76,12 @@ class Exchange:
         "disconnected",
         "scope",
         "started",
-        "task",
         "whole",
     )
 
     def __init__(self, wire: Wire, scope: Any, *, keep_alive: bool, expects: bool) -> None:
         self._wire = wire
         self.scope = scope
-        self.task: asyncio.Task[None] | None = None
         self.whole = False
         """All of the request has come."""
         self.started = False
@@ -195,11 +195,7 @@ class Exchange:
     # The response.
 
     def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: int | None) -> bytes:
-        """The start of a response.
-
-        Args:
-            length: of its body, if that is known and the headers do not say it.
-        """
+        """The start of the response; its body has this length, if known, or the one the headers give."""
         kept = []
         for header in headers:
             name, value = header
@@ -280,6 +276,8 @@ def head(status: int, headers: Headers, date: bytes, *, last: bool) -> bytes:
     """The start of a response.
 
     Args:
+        status: of HTTP.
+        headers: all but the following.
         date: the header with the time, with its line end.
         last: whether the connection ends behind it.
 

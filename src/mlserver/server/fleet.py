@@ -27,6 +27,7 @@ SILENCE = (
     f"has been silent for {SILENCE_S:g} s: its event loop is blocked, by native code that holds the "
     "interpreter lock or by a lack of CPU time. Requests in it wait."
 )
+NOT_STARTED = "It could not be started"
 _logger = logging.getLogger("mlserver.supervisor")
 
 
@@ -39,6 +40,8 @@ class Slot:
         """What its next worker is started with."""
         self.worker: Worker | None = None
         self.respawn = Respawn()
+        self.filling = asyncio.Lock()
+        """Held by whoever is finding a worker for it."""
 
 
 class Fleet:
@@ -111,8 +114,7 @@ class Fleet:
             what went wrong, a line each; nothing if every request was answered.
         """
         self.draining = True
-        for task in self._keepers:
-            task.cancel()
+        self._keep_no_longer()
         self._share()
         await asyncio.sleep(delay_s)
         for listening in self._sockets:
@@ -124,6 +126,7 @@ class Fleet:
 
     async def kill(self) -> None:
         """Ends all workers at once."""
+        self._keep_no_longer()
         for worker in self._workers:
             worker.kill()
         await asyncio.gather(*self._followers)
@@ -138,15 +141,18 @@ class Fleet:
                 return
             await asyncio.sleep(wait_s)
 
+    def _keep_no_longer(self) -> None:
+        for task in self._keepers:
+            task.cancel()
+
     async def _occupy(self, slot: Slot) -> float | None:
-        try:
-            worker = await self._launch(slot, slot.config)
-        except OSError as error:
-            return self._lost(slot, lived_s=0, settled=False, ending=f"it could not be started: {error}")
-        if slot.worker is None:
-            slot.worker = worker
-        else:  # a reload was faster
-            worker.kill()
+        async with slot.filling:
+            if slot.worker is not None:  # a reload was faster
+                return 0
+            try:
+                slot.worker = await self._launch(slot, slot.config)
+            except OSError as error:
+                return self._lost(slot, lived_s=0, settled=False, ending=f"{NOT_STARTED}: {error}")
         return 0
 
     async def _watch(self, slot: Slot, worker: Worker) -> float | None:
@@ -222,19 +228,29 @@ class Fleet:
     # Replacing.
 
     async def _replace(self, slot: Slot, config: Config) -> None:
-        successor = await self._launch(slot, config)
-        await successor.settled.wait()
-        if not successor.ready:
-            reason = successor.failure or f"It died: {successor.ending}. {hint(successor.ending)}"
-            await successor.drain(0)
-            raise ModelLoadError(reason)
-        predecessor, slot.worker = slot.worker, successor
         timeout_s = slot.config.server.graceful_timeout_s
-        slot.config = config
+        async with slot.filling:
+            successor = await self._ready_worker(slot, config)
+            predecessor, slot.worker = slot.worker, successor
+            slot.config = config
         if predecessor is not None:
-            predecessor.leaving = True
+            served, predecessor.leaving = predecessor.ready, True
             self._share()
             await predecessor.drain(timeout_s)
+            if served and not predecessor.complete:
+                _logger.warning(_fault(predecessor, timeout_s))
+
+    async def _ready_worker(self, slot: Slot, config: Config) -> Worker:
+        try:
+            worker = await self._launch(slot, config)
+        except OSError as error:
+            raise ModelLoadError(f"{NOT_STARTED}: {error}. {hint(NOT_STARTED)}") from error
+        await worker.settled.wait()
+        if worker.ready:
+            return worker
+        reason = worker.failure or f"It died: {worker.ending}. {hint(worker.ending)}"
+        await worker.drain(0)
+        raise ModelLoadError(reason)
 
     async def _put_back(self, configs: dict[Slot, Config]) -> None:
         for slot, config in configs.items():
@@ -251,6 +267,8 @@ class Fleet:
 
 def hint(ending: str) -> str:
     """What a user can do about a worker that ended like this."""
+    if ending.startswith(NOT_STARTED):
+        return "A limit on processes or memory may be reached."
     if "SIGKILL" in ending:
         return "If nobody killed it, the system was out of memory: see `dmesg`, and use fewer workers."
     if "killed by" in ending:
@@ -260,5 +278,9 @@ def hint(ending: str) -> str:
 
 def _fault(worker: Worker, timeout_s: float) -> str:
     if worker.complete is None:
-        return f"{worker} did not say within {timeout_s:g} s that it had answered its requests: {worker.ending}."
-    return f"{worker} had to cut off requests that took longer than {timeout_s:g} s (server.graceful_timeout_s)."
+        return (
+            f"{worker} did not say within {timeout_s:g} s that it had answered its requests: {worker.ending}."
+        )
+    return (
+        f"{worker} had to cut off requests that took longer than {timeout_s:g} s (server.graceful_timeout_s)."
+    )

@@ -24,7 +24,7 @@ METHODS: dict[Any, str] = {
     FlowControl: "pause_reading resume_reading pause_writing resume_writing drain",
 }
 ATTRIBUTES: dict[Any, str] = {
-    HttpToolsProtocol: "app connections flow headers loop parser scope transport",
+    HttpToolsProtocol: "app connections flow headers loop parser scope tasks transport",
     FlowControl: "read_paused write_paused",
     ServerState: "connections",
 }

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from mlserver.errors import MLServerError
-from mlserver.server.connection import State
+from mlserver.server.connection import State, date_line
 from mlserver.server.leaning import supported
 from mlserver.server.protocol import Protocol
 from mlserver.server.sockets import BACKLOG
@@ -138,7 +137,7 @@ class Listener:
 
     def _tick(self) -> None:
         """Sets the time that responses carry."""
-        self._state.date = f"date: {email.utils.formatdate(usegmt=True)}\r\n".encode("ascii")
+        self._state.date = date_line()
         self._ticker = asyncio.get_running_loop().call_later(1.0, self._tick)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from mlserver.errors import (
     MethodNotAllowed,
     NotFound,
     RequestError,
+    RequestTimeout,
 )
 from mlserver.server.access import NOTHING_HERE, admit, admit_write
 from mlserver.server.reload import ConfigRefused
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
 
 MAX_BODY_BYTES = 1 << 16
+BODY_S = 10.0
 READS = ("GET", "HEAD")
 PROBLEM = b"application/problem+json"
 _logger = logging.getLogger("mlserver.management")
@@ -151,6 +154,14 @@ def _expect_object(body: bytes) -> None:
 
 
 async def _read(receive: Receive) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await _read_all(receive)
+    except TimeoutError:
+        raise RequestTimeout(f"The body did not end within {BODY_S:g} s.") from None
+
+
+async def _read_all(receive: Receive) -> bytes:
     body = bytearray()
     while True:
         message = await receive()

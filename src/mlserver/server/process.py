@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -30,7 +29,7 @@ from mlserver.server.slots import Member
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 STDERR = 2
 LAST_WORDS_S = 1.0
@@ -118,8 +117,13 @@ class Worker:
     async def follow(self, changed: Callable[[], None]) -> None:
         """Takes in what the worker says until its process has ended."""
         listening = asyncio.create_task(self._listen(changed))
-        await self.process.wait()
-        # A process that the predictor forked may hold the channel open; the worker itself said all it will.
+        ending = asyncio.create_task(self.process.wait())
+        await asyncio.wait({listening, ending}, return_when=asyncio.FIRST_COMPLETED)
+        # A predictor may have closed the channel; a worker that cannot be told anything is of no use.
+        await _within(EXIT_S, ending)
+        self.kill()
+        await ending
+        # A predictor may have forked a process that holds the channel open; the worker has said all it will.
         await asyncio.wait({listening}, timeout=LAST_WORDS_S)
         listening.cancel()
         self.up = self.ready = False
@@ -137,8 +141,8 @@ class Worker:
         self.leaving = True
         if self.up:
             self.tell(Drain(timeout_s))
-            await _within(timeout_s + LAST_WORDS_S, self.finished)
-            await _within(EXIT_S if self.complete is not None else 0, self.gone)
+            await _within(timeout_s + LAST_WORDS_S, self.finished.wait())
+            await _within(EXIT_S if self.complete is not None else 0, self.gone.wait())
         self.kill()
         await self.gone.wait()
 
@@ -175,7 +179,6 @@ class Worker:
                 self.finished.set()
 
 
-async def _within(seconds: float, event: asyncio.Event) -> None:
-    """Waits for an event, for so long at most."""
-    with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+async def _within(seconds: float, work: Awaitable[object]) -> None:
+    """Waits for something, for so long at most. A task goes on."""
+    await asyncio.wait({asyncio.ensure_future(work)}, timeout=seconds)

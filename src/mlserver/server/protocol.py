@@ -78,6 +78,8 @@ class Protocol(Connection):
         end = min(len(self._input) if found < 0 else found + len(_HEAD_END), limit)
         try:
             self._feed(self._input[self._fed : end])
+            if self._exchange is None:
+                self._check_incomplete(end, complete=found >= 0)
         except RequestError as error:
             self._refuse(error, self._method())
             return False
@@ -85,12 +87,16 @@ class Protocol(Connection):
             self._begin(self._exchange, end)
             return True
         self._fed = end
-        if end == limit:
-            error = HeadersTooLarge(f"The headers have more than {limit} bytes (server.max_header_bytes).")
-            self._refuse(error, self._method())
-        elif begins and end:
+        if begins and end:
             self._deadline.set(self._limits.header_timeout_s, self._head_late)
         return False
+
+    def _check_incomplete(self, end: int, *, complete: bool) -> None:
+        limit = self._limits.max_header_bytes
+        if end == limit:
+            raise HeadersTooLarge(f"The headers have more than {limit} bytes (server.max_header_bytes).")
+        if complete:  # for us, but not for the parser
+            raise MalformedRequest("This is HTTP/2; expected HTTP/1.1.")
 
     def _feed(self, head: bytes) -> None:
         try:
@@ -110,9 +116,9 @@ class Protocol(Connection):
         self._deadline.clear()
         if self._body is None:
             exchange.end()
-        exchange.task = self.loop.create_task(exchange.run(self.app))
-        self._state.exchanges.add(exchange)
-        exchange.task.add_done_callback(lambda _: self._state.exchanges.discard(exchange))
+        task = self.loop.create_task(exchange.run(self.app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def _read_body(self, body: Body) -> bool:
         """Passes on what there is of a body."""
@@ -196,4 +202,4 @@ class Protocol(Connection):
             self.flow.resume_reading()
             self._next()
         else:
-            self._end(linger=self._body is not None or bool(self._input))
+            self._end(linger=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from setproctitle import setproctitle
 
 from mlserver.config import load_config
+from mlserver.errors import MLServerError
 from mlserver.lines import LineWriter, render_json, render_text, take_over_logging
 from mlserver.observers.metrics import Exposition
 from mlserver.pages import create_memory
@@ -45,7 +46,7 @@ def serve(config: Config, *, overrides: dict[str, object]) -> int:
         the exit code: 0 if every request was answered, else 1.
 
     Raises:
-        BindError: an address cannot be listened on.
+        MLServerError: an address cannot be listened on, or the log file not be written.
     """
     setproctitle("ml_server: supervisor")
     return asyncio.run(_serve(config, overrides))
@@ -114,9 +115,19 @@ class Supervisor:
         return load_config(self._config.path, overrides=self._overrides)
 
     def _adopt(self, config: Config) -> None:
-        """Logs and shows metrics as a configuration says; a log file that was moved away is made anew."""
+        """Logs and shows metrics as a configuration says; a log file that was moved away is made anew.
+
+        Raises:
+            MLServerError: the log file cannot be written.
+        """
         settings = config.observability
-        writer = LineWriter.to_file(settings.log_file) if settings.log_file else LineWriter(os.dup(self._log))
+        try:
+            writer = (
+                LineWriter.to_file(settings.log_file) if settings.log_file else LineWriter(os.dup(self._log))
+            )
+        except OSError as error:
+            reason = f"{error.strerror}; expected a file that this user may append to"
+            raise MLServerError(f"observability.log_file: {settings.log_file}: {reason}.") from error
         render = render_json if settings.structured_logging else render_text
         take_over_logging(writer, render, level=logging.getLevelNamesMapping()[settings.log_level])
         if self._writer is not None:

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from mlserver.app import App
 
 BEAT_S = 1.0
-CLOSE_S = 5.0
+CLOSE_S = 4.0
+"""How long the predictor may take to close; less than the supervisor's `EXIT_S`."""
+HASTE_S = 0.2
 
 
 class Worker:
@@ -123,10 +125,13 @@ class Worker:
     async def _drain(self, timeout_s: float) -> None:
         for listening in self._sockets:
             listening.close()
-        self._channel.send(Drained(complete=await self._listener.close(timeout_s)))
+        complete = await self._listener.close(timeout_s)
+        self._channel.send(Drained(complete))
         await self._channel.flush()
-        with suppress(TimeoutError):  # a model that is still being loaded is not waited for
-            await asyncio.wait_for(self._app.close(), CLOSE_S)
+        # A run that was cut off, or a model that is still being loaded, is not waited for.
+        patience_s = CLOSE_S if complete and self._app.health.model_loaded else HASTE_S
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._app.close(patience_s), patience_s)
 
 
 async def _run(control: socket.socket) -> None:
