@@ -196,7 +196,11 @@ class App:
         )
         self.health.model_loaded = True
         self._levels.model_loaded[0] = 1.0
-        await self._check_dependencies()
+        self._recheck()
+        if self._checking is not None:
+            await asyncio.wait(
+                {self._checking}, timeout=RECHECK_S
+            )  # one that hangs does not hold up the start
 
     async def _check_dependencies(self) -> None:
         """Asks the predictor's ``check_health``, and again until it is content: a start is over only then."""

@@ -142,6 +142,37 @@ def test_a_model_that_does_not_load_leaves_the_server_up_and_says_why(serving, r
     assert 'mlserver_model_loaded{model="sums",version="1.2.3"} 0.0' in metrics
 
 
+WAITING = """
+class Sum:
+    asked = 0
+
+    def predict(self, X):
+        return X.sum(axis=1)
+
+    def check_health(self):
+        self.asked += 1
+        if self.asked == 1:
+            raise ConnectionError("no feature store yet")
+        return self.asked > 2
+"""
+
+
+def test_a_start_is_over_only_when_the_predictor_says_that_what_it_needs_is_there(serving, run, monkeypatch):
+    monkeypatch.setattr("mlserver.app.RECHECK_S", 0.05)
+
+    async def scenario():
+        async with serving(WAITING) as server:
+            first = await server.client.get("/startupz")
+            ready = await server.client.get("/readyz")
+            while (await server.client.get("/startupz")).status_code != 200:
+                await asyncio.sleep(0.01)
+            return first, ready
+
+    first, ready = run(scenario())
+    assert (first.status_code, ready.status_code) == (503, 200)
+    assert first.json()["detail"] == "Startup incomplete: ['dependencies_healthy']"
+
+
 def test_info_openapi_and_docs_know_the_model(serving, run):
     async def scenario():
         async with serving() as server:

@@ -68,7 +68,7 @@ class Loaded:
     """Worker: the model is loaded."""
 
     healthy: bool
-    """What the predictor's ``check_health`` said."""
+    """What the predictor's ``check_health`` said, if it has answered yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,9 @@ class NotLoaded:
 @dataclass(frozen=True, slots=True)
 class Beat:
     """Worker: the event loop still runs. Sent once a second."""
+
+    healthy: bool
+    """What the predictor's ``check_health`` said last."""
 
 
 @dataclass(frozen=True, slots=True)

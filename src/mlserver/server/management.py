@@ -23,18 +23,15 @@ from mlserver.server.access import NOTHING_HERE, admit, admit_write
 from mlserver.server.reload import ConfigRefused
 from mlserver.serving.call import Response
 from mlserver.serving.ids import accept_id
+from mlserver.serving.routes import send_response
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from mlserver.observers.metrics import Exposition
     from mlserver.server.reload import Reload
     from mlserver.serving.health import Answer, Health
-
-    Scope = MutableMapping[str, Any]
-    Message = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[Message]]
-    Send = Callable[[Message], Awaitable[None]]
+    from mlserver.serving.routes import Receive, Scope, Send
 
 MAX_BODY_BYTES = 1 << 16
 BODY_S = 10.0
@@ -88,7 +85,8 @@ class Management:
             _logger.exception("The management listener failed to answer %s", request.path)
             response = problem(InternalError("The log has the reason."), request_id)
         if response.status != ClientGone.status:
-            await _send(send, response, request_id, body=request.method != "HEAD")
+            response = response.with_header(b"x-request-id", request_id.encode("ascii"))
+            await send_response(send, response, body=request.method != "HEAD")
 
     def reject(
         self, error: RequestError, *, method: str, received: float, reply: Callable[[Response], None]
@@ -106,7 +104,7 @@ class Management:
         if probe is not None:
             _expect(request, READS)
             status, answer = probe(self._health())
-            return Response(status, json.dumps(answer).encode())
+            return Response(status, _compact(answer))
         if scraped and exposition is not None:
             _expect(request, READS)
             content_type, body = exposition.render(request.headers.get(b"accept", b"").decode("latin-1"))
@@ -120,7 +118,7 @@ class Management:
         admit_write(request.headers)
         _expect_object(await request.body())
         self._reload.begin()
-        return Response(200, json.dumps(await self._reload.result()).encode())
+        return Response(200, _compact(await self._reload.result()))
 
 
 def problem(error: RequestError, request_id: str) -> Response:
@@ -135,7 +133,7 @@ def problem(error: RequestError, request_id: str) -> Response:
     }
     if isinstance(error, ConfigRefused):
         body["faults"] = [fault._asdict() for fault in error.faults]
-    return Response(error.status, json.dumps(body).encode(), PROBLEM, error.headers)
+    return Response(error.status, _compact(body), PROBLEM, error.headers)
 
 
 def _expect(request: Request, methods: tuple[str, ...]) -> None:
@@ -174,12 +172,5 @@ async def _read_all(receive: Receive) -> bytes:
             return bytes(body)
 
 
-async def _send(send: Send, response: Response, request_id: str, *, body: bool) -> None:
-    headers = [
-        (b"content-type", response.content_type),
-        (b"content-length", str(len(response.body)).encode("ascii")),
-        (b"x-request-id", request_id.encode("ascii")),
-        *response.headers,
-    ]
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body if body else b""})
+def _compact(document: object) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from mlserver.server.control import (
     Accept,
+    Beat,
     Channel,
     Drain,
     Drained,
@@ -174,6 +175,8 @@ class Worker:
                 self.came_up, self.failure = True, reason
                 self.settled.set()
                 _logger.error("%s runs without a model: %s", self, reason)
+            case Beat(healthy):
+                self.healthy = healthy
             case Drained(complete):
                 self.complete = complete
                 self.finished.set()

@@ -95,7 +95,7 @@ class Worker:
 
     async def _beat(self) -> None:
         while True:
-            self._channel.send(Beat())
+            self._channel.send(Beat(self._app.health.dependencies_healthy))
             await asyncio.sleep(BEAT_S)
 
     async def _obey(self) -> None:

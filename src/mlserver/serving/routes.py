@@ -107,7 +107,7 @@ class Routes:
         finally:
             self._pipeline.abandon(call)  # where this task was cancelled; else the call has ended
         if response.status != ClientGone.status:
-            await _send(send, response, body=method != "HEAD")
+            await send_response(send, response, body=method != "HEAD")
 
     def reject(
         self, error: RequestError, *, method: str, received: float, reply: Callable[[Response], None]
@@ -203,7 +203,8 @@ def _path(scope: Scope) -> str:
     return path[len(root) :] or "/" if root and path.startswith(root) else path
 
 
-async def _send(send: Send, response: Response, *, body: bool) -> None:
+async def send_response(send: Send, response: Response, *, body: bool) -> None:
+    """Sends a complete response; without its body in answer to HEAD."""
     headers = [
         (b"content-type", response.content_type),
         (b"content-length", str(len(response.body)).encode("ascii")),
