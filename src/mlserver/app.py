@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mlserver.config import Config, load_config
+from mlserver.errors import MLServerError
 from mlserver.lines import LineWriter, render_json, render_text
 from mlserver.observers import logs
 from mlserver.observers.metrics import Exposition, Metrics
@@ -82,8 +83,8 @@ def create_app(
         metrics = Metrics(page, endpoints=endpoints, **names)
         levels, dropped = metrics.levels, metrics.dropped
         observers.append(Guard(metrics, name="metrics", on_fault=dropped))
+        writer.on_drop = partial(metrics.dropped, "logs")
 
-    writer.on_drop = partial(dropped, "logs") if dropped else None
     log = logs.RequestLog(writer, render, worker=worker, level=level, payloads=settings.log_payloads, **names)
     observers.append(Guard(log, name="logs", on_fault=dropped))
     if settings.correlation_ids:
@@ -162,6 +163,10 @@ class App:
             self._starting = asyncio.create_task(self._load())
         await asyncio.shield(self._starting)
 
+    def cut_off(self) -> None:
+        """Ends what is still open with an error, since nobody waits for it any longer."""
+        self._pipeline.cut_off()
+
     async def close(self, timeout: float = 5.0) -> None:
         """Ends the predictor and its threads; may be called twice.
 
@@ -185,13 +190,14 @@ class App:
             self._model = Model.of(predictor, self.config)
             await self._runner.prepare(self._model.concurrency)
         except Exception as error:
-            self.health.failure = str(error) or type(error).__name__
-            _logger.exception("The model could not be loaded")
+            self.health.failure = _public_reason(error)
+            _logger.error("The model could not be loaded: %s", error, exc_info=True)
             return
         self._pipeline.connect(
             Decoder(self._model.schema),
             Encoder(self.config.model.name, self.config.model.version),
             self._model.queue(self.config.api),
+            operations=self._model.operations,
             concurrency=self._model.concurrency,
         )
         self.health.model_loaded = True
@@ -267,6 +273,13 @@ class App:
     def _docs(self) -> Response:
         headers = ((b"content-security-policy", openapi.CONTENT_SECURITY_POLICY.encode("ascii")),)
         return Response(200, openapi.docs_page(self._openapi()), b"text/html; charset=utf-8", headers)
+
+
+def _public_reason(error: Exception) -> str:
+    """Why the model could not be loaded, for everybody: what others' code says may hold secrets."""
+    if error.__cause__ is None and isinstance(error, MLServerError):
+        return str(error)
+    return f"{type(error.__cause__ or error).__name__} while the model was loaded; the log has the rest"
 
 
 def _json(status: int, body: object) -> Response:

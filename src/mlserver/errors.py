@@ -19,6 +19,7 @@
         ├── InternalError          500  the server itself is at fault
         ├── NotReady               503
         ├── Overloaded             503  too many connections, too many bytes
+        ├── CutOff                 503  the server ended before the answer
         └── PredictionTimeout      504
 
 A message says what was given, what was expected and, where it is not plain, what to do.
@@ -133,6 +134,10 @@ class NotReady(RequestError):
 class Overloaded(RequestError):
     status, code, title = 503, "overloaded", "Overloaded"
     headers = ((b"retry-after", b"1"),)
+
+
+class CutOff(RequestError):
+    status, code, title = 503, "cut_off", "Cut off"
 
 
 class PredictionTimeout(RequestError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat
@@ -26,6 +27,7 @@ MAX_STACK = 2048
 """Bytes of a traceback in a line; its end is kept, where the cause is."""
 ATOMIC_BYTES = 4096
 """What Linux writes to a pipe in one piece (PIPE_BUF, pipe(7)); above it two writers' lines may mix."""
+COMPLAIN_EVERY_S = 60.0
 _JSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -45,6 +47,8 @@ class LineWriter:
         self._descriptor = descriptor
         self._lock = threading.Lock()
         self._whole = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        self._torn = False
+        self._complain_after = float("-inf")
         self.on_drop = on_drop
 
     @classmethod
@@ -53,14 +57,11 @@ class LineWriter:
         return cls(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640))
 
     def write(self, lines: Sequence[bytes]) -> None:
-        """Writes lines, each of which ends with a newline; what cannot be written is dropped and reported."""
+        """Writes lines, each of which ends with a newline; what cannot be written is dropped and counted."""
         with self._lock:
-            try:
-                for chunk in [b"".join(lines)] if self._whole else _chunks(lines):
-                    self._write_all(chunk)
-            except OSError:
-                if self.on_drop is not None:
-                    self.on_drop(len(lines))
+            lost = sum(map(self._write, [b"".join(lines)] if self._whole else _chunks(lines)))
+            if lost and self.on_drop is not None:
+                self.on_drop(lost)
 
     def close(self) -> None:
         """Closes the descriptor; may be called twice."""
@@ -69,9 +70,28 @@ class LineWriter:
                 os.close(self._descriptor)
                 self._descriptor = -1
 
-    def _write_all(self, chunk: bytes) -> None:
-        while chunk:
-            chunk = chunk[os.write(self._descriptor, chunk) :]
+    def _write(self, chunk: bytes) -> int:
+        """Writes whole lines as far as it can; the number of those that were lost."""
+        start = b"\n" if self._torn else b""  # what a full disk cut off must not swallow the next line
+        data, written = start + chunk, 0
+        try:
+            while written < len(data):
+                written += os.write(self._descriptor, data[written:])
+        except OSError as error:
+            self._complain(error)
+        if written:
+            self._torn = data[written - 1 : written] != b"\n"
+        # A line that lacks only its end is not lost: the next one brings it.
+        return data.count(b"\n", max(written + self._torn, len(start)))
+
+    def _complain(self, error: OSError) -> None:
+        """Says on standard error that lines are lost, once a minute."""
+        if time.monotonic() >= self._complain_after:
+            self._complain_after = time.monotonic() + COMPLAIN_EVERY_S
+            with contextlib.suppress(OSError):
+                os.write(
+                    2, f"mlserver: log lines cannot be written and are lost: {error.strerror}\n".encode()
+                )
 
 
 def _chunks(lines: Sequence[bytes]) -> Iterator[bytes]:

@@ -135,7 +135,7 @@ def test_a_model_that_does_not_load_leaves_the_server_up_and_says_why(serving, r
     (healthz, readyz, startupz), prediction, metrics = run(scenario())
     assert healthz.status_code == 200
     assert (readyz.status_code, readyz.json()["detail"]) == (503, "Model not loaded")
-    assert "no such disk" in readyz.json()["reason"]
+    assert "OSError" in readyz.json()["reason"]
     assert startupz.status_code == 503
     assert "model_loaded" in startupz.json()["detail"]
     assert (prediction.status_code, prediction.json()["code"]) == (503, "not_ready")
@@ -171,6 +171,31 @@ def test_a_start_is_over_only_when_the_predictor_says_that_what_it_needs_is_ther
     first, ready = run(scenario())
     assert (first.status_code, ready.status_code) == (503, 200)
     assert first.json()["detail"] == "Startup incomplete: ['dependencies_healthy']"
+
+
+def test_an_operation_that_the_model_does_not_have_is_a_404_and_no_failure_of_the_model(serving, run):
+    async def scenario():
+        async with serving(ASYNC) as server:
+            response = await server.predict([1], "/predict_proba")
+            return response, server.lines(), (await server.client.get("/metrics")).text
+
+    response, (line,), metrics = run(scenario())
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
+    assert "no predict_proba" in response.json()["detail"]
+    assert line["level"] == "WARNING"
+    assert "prediction_errors_total{" not in metrics
+
+
+def test_why_a_model_did_not_load_is_not_told_to_everybody(serving, run):
+    source = BROKEN.replace("no such disk", "postgres://user:geheim@db")
+
+    async def scenario():
+        async with serving(source) as server:
+            paths = ["/readyz", "/startupz", "/info", "/openapi.json"]
+            texts = [(await server.client.get(path)).text for path in paths]
+            return [*texts, (await server.predict([1])).text]
+
+    assert not [text for text in run(scenario()) if "geheim" in text]
 
 
 def test_info_openapi_and_docs_know_the_model(serving, run):
@@ -243,6 +268,19 @@ def test_structured_logging_off_gives_the_same_facts_for_a_terminal(serving, run
     assert "INFO     Prediction completed" in line
     assert "http_status=200" in line
     assert "model=sums" in line
+
+
+def test_lines_lost_on_a_full_disk_are_counted_one_by_one_and_requests_go_on(serving, run):
+    async def scenario():
+        async with serving(observability={"log_file": "/dev/full"}) as server:
+            responses = await asyncio.gather(*[server.predict([number]) for number in range(20)])
+            return [response.status_code for response in responses], (
+                await server.client.get("/metrics")
+            ).text
+
+    statuses, metrics = run(scenario())
+    assert statuses == [200] * 20
+    assert 'mlserver_signals_dropped_total{signal="logs"} 20.0' in metrics
 
 
 ASYNC = """

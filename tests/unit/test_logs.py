@@ -187,13 +187,52 @@ def test_threads_share_a_writer(tmp_path):
     assert (tmp_path / "server.log").read_bytes() == (b"x" * 99 + b"\n") * 800
 
 
-def test_lines_that_cannot_be_written_are_counted_and_nothing_is_raised():
+def test_lines_that_cannot_be_written_are_counted_and_nothing_is_raised(capfd):
     dropped = []
     with Path("/dev/full").open("wb", buffering=0) as full:
         writer = LineWriter(os.dup(full.fileno()), on_drop=dropped.append)
         writer.write([b"one\n", b"two\n"])
+        writer.write([b"three\n"])
         writer.close()
-    assert dropped == [2]
+    assert dropped == [2, 1]
+    said = capfd.readouterr().err.splitlines()
+    assert said == ["mlserver: log lines cannot be written and are lost: No space left on device"]
+
+
+class Disk:
+    """Stands for ``os.write`` on a disk that has room for so many bytes."""
+
+    def __init__(self, room):
+        self.room, self.held = room, b""
+
+    def write(self, descriptor, data):
+        if descriptor == 2:
+            return len(data)
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        part = bytes(data[: self.room])
+        self.held += part
+        self.room -= len(part)
+        return len(part)
+
+
+@given(
+    rooms=st.lists(st.integers(0, 40), max_size=6),
+    turns=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), max_size=6),
+)
+def test_what_a_full_disk_cuts_off_never_swallows_a_line_and_every_lost_line_is_counted(rooms, turns):
+    with pytest.MonkeyPatch.context() as patch, Path(os.devnull).open("wb", buffering=0) as null:
+        disk, dropped, sent = Disk(0), [], []
+        patch.setattr(os, "write", disk.write)
+        writer = LineWriter(os.dup(null.fileno()), on_drop=dropped.append)
+        for number, sizes in enumerate(turns):
+            disk.room = rooms[number % len(rooms)] if rooms else 0
+            lines = [b"<" + b"x" * size + b">\n" for size in sizes]
+            sent += lines
+            writer.write(lines)
+        writer.close()
+    whole = [line for line in disk.held.split(b"\n") if line + b"\n" in sent]
+    assert len(whole) + sum(dropped) == len(sent)
 
 
 def test_chunks_for_a_pipe_hold_whole_lines_of_at_most_an_atomic_write(monkeypatch):

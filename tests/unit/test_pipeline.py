@@ -105,7 +105,13 @@ class Bench:
         await self.runner.load(lambda: self.model)
         await self.runner.prepare(self.concurrency)
         schema = InputSchema(feature_names=None, n_features=None, dataframe=False, categorical=frozenset())
-        self.pipeline.connect(Decoder(schema), Encoder("m", "1"), self.queue, concurrency=self.concurrency)
+        self.pipeline.connect(
+            Decoder(schema),
+            Encoder("m", "1"),
+            self.queue,
+            operations={"predict"},
+            concurrency=self.concurrency,
+        )
         return self
 
     async def __aexit__(self, *_):
@@ -418,3 +424,17 @@ def test_a_run_that_does_not_end_does_not_hold_up_the_end_of_the_server():
         return ended
 
     assert run(scenario()) is False
+
+
+def test_what_the_server_cuts_off_is_its_own_doing_and_not_the_clients():
+    async def scenario():
+        async with Bench(Model()) as bench:
+            bench.model.gate.clear()
+            running, first = bench.send([1.0])
+            while len(bench.queue):
+                await asyncio.sleep(0)
+            waiting, second = bench.send([2.0])
+            bench.pipeline.cut_off()
+            return [(await first).status, (await second).status], running.error_type, waiting.error_type
+
+    assert run(scenario()) == ([503, 503], "CutOff", "CutOff")

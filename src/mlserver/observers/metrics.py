@@ -30,6 +30,11 @@ MAX_SERIES = 1000
 """Label sets of one metric in one page; what comes later is counted together as ``__overflow__``."""
 
 
+DROPPABLE = ("logs", "metrics")
+"""Signals whose losses are counted; their series are there from the start, which is also what lets any
+thread count: adding a series is for the event loop alone."""
+
+
 class Table:
     """The series of one metric in one page, by label values."""
 
@@ -68,6 +73,8 @@ class Metrics:
         self._durations = Table(page, signals.REQUEST_DURATION)
         self._errors = Table(page, signals.PREDICTION_ERRORS)
         self._dropped = Table(page, signals.SIGNALS_DROPPED)
+        for signal in DROPPABLE:
+            self._dropped(signal)
         self._runs = Table(page, signals.PREDICTION_DURATION)(model)
         self._bounds = signals.LATENCY_BUCKETS
         self._of_call: dict[tuple[str, str, int], tuple[memoryview[float], memoryview[float]]] = {}
@@ -90,9 +97,9 @@ class Metrics:
         for batch in batches:
             self._observe(self._runs, batch.ended - batch.started)
 
-    def dropped(self, signal: str) -> None:
-        """Counts a signal that could not be given."""
-        self._dropped(signal)[0] += 1.0
+    def dropped(self, signal: str, count: int = 1) -> None:
+        """Counts signals that could not be given; may be called in any thread for those of `DROPPABLE`."""
+        self._dropped(signal)[0] += count
 
     def _observe(self, histogram: memoryview[float], seconds: float) -> None:
         histogram[bisect_left(self._bounds, seconds)] += 1.0

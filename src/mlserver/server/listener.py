@@ -16,7 +16,7 @@ from mlserver.server.sockets import BACKLOG
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from mlserver.server.connection import Sink
     from mlserver.server.exchange import ASGIApp
@@ -93,11 +93,12 @@ class Listener:
         """From now on each response is the last of its connection, and says so."""
         self._state.draining = True
 
-    async def close(self, timeout: float) -> bool:
+    async def close(self, timeout: float, *, cut_off: Callable[[], None] | None = None) -> bool:
         """Stops accepting, closes idle connections, answers the rest, then cuts what is left.
 
         Args:
             timeout: seconds for the answers.
+            cut_off: called before anything is cut, to answer it with an error.
 
         Returns:
             whether all were answered.
@@ -115,6 +116,9 @@ class Listener:
         except TimeoutError:
             pass
         answered = not any(connection.unanswered for connection in self._connections())
+        if not answered and cut_off is not None:
+            cut_off()
+            await _turns()
         await self._cut()
         return answered
 

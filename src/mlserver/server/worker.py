@@ -125,7 +125,7 @@ class Worker:
     async def _drain(self, timeout_s: float) -> None:
         for listening in self._sockets:
             listening.close()
-        complete = await self._listener.close(timeout_s)
+        complete = await self._listener.close(timeout_s, cut_off=self._app.cut_off)
         self._channel.send(Drained(complete))
         await self._channel.flush()
         # A run that was cut off, or a model that is still being loaded, is not waited for.

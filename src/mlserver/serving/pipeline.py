@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from mlserver.errors import (
     ClientGone,
+    CutOff,
+    NotFound,
     NotReady,
     Overloaded,
     PredictionFailed,
@@ -26,7 +28,7 @@ from mlserver.serving.coalescer import REST_S
 from mlserver.serving.codec import output_shape, problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from mlserver.serving.call import Batch, Call, Levels, Observer
     from mlserver.serving.coalescer import Coalescer
@@ -75,8 +77,17 @@ class Pipeline:
         self._finished: list[Call] = []
         self._batches: list[Batch] = []
 
-    def connect(self, decode: Decoder, encode: Encoder, queue: Coalescer, *, concurrency: int) -> None:
+    def connect(
+        self,
+        decode: Decoder,
+        encode: Encoder,
+        queue: Coalescer,
+        *,
+        operations: Collection[str],
+        concurrency: int,
+    ) -> None:
         """Takes what depends on the model, once it is loaded. From then on predictions are answered."""
+        self._operations = operations
         self._decode = decode
         self._encode = encode
         self._queue = queue
@@ -111,6 +122,8 @@ class Pipeline:
         try:
             if not self._health.model_loaded:
                 raise NotReady(f"The model is not loaded{_because(self._health.failure)}.")
+            if call.operation not in self._operations:
+                raise NotFound(f"This model has no {call.operation}; it has {', '.join(self._operations)}.")
             call.rows = self._decode(body, content_type)
             call.input_shape = call.rows.shape
             call.decoded = time.perf_counter()
@@ -174,6 +187,11 @@ class Pipeline:
         """Ends a call whose client has gone. One that has ended already stays as it is."""
         if call.response is None:
             self.fail(call, ClientGone("The client closed the connection before it was answered."))
+
+    def cut_off(self) -> None:
+        """Ends every open call, since the server does not wait for them any longer."""
+        for call in list(self._open):
+            self.fail(call, CutOff("The server ended before the request was answered. Send it again."))
 
     def finish(self, call: Call, response: Response) -> None:
         """Ends a call with its encoded response, which leaves after the observers have seen the call."""
@@ -242,4 +260,4 @@ def _failed() -> PredictionFailed:
 
 
 def _because(failure: str | None) -> str:
-    return f": {failure}" if failure else " yet"
+    return f": {failure.rstrip('.')}" if failure else " yet"
