@@ -191,7 +191,7 @@ class App:
             await self._runner.prepare(self._model.concurrency)
         except Exception as error:
             self.health.failure = _public_reason(error)
-            _logger.error("The model could not be loaded: %s", error, exc_info=True)
+            _logger.exception("The model could not be loaded: %s", error)  # noqa: TRY401  # found by its message
             return
         self._pipeline.connect(
             Decoder(self._model.schema),
@@ -210,11 +210,15 @@ class App:
 
     async def _check_dependencies(self) -> None:
         """Asks the predictor's ``check_health``, and again until it is content: a start is over only then."""
+        health, before, raised = self.health, self.health.waiting_for, None
         try:
-            self.health.dependencies_healthy = await self._runner.check_health()
-        except Exception:
-            _logger.exception("The predictor's check_health() raised")
-        if not self.health.dependencies_healthy and not self._closed:
+            health.dependencies_healthy = await self._runner.check_health()
+            health.waiting_for = None if health.dependencies_healthy else "check_health() returned False"
+        except Exception as error:  # noqa: BLE001  # it is the user's: whatever it raises is a no
+            health.waiting_for, raised = f"check_health() raised {type(error).__name__}", error
+        if health.waiting_for and health.waiting_for != before:  # said once, not every few seconds
+            _logger.warning("The start is not over: %s", health.waiting_for, exc_info=raised)
+        if not health.dependencies_healthy and not self._closed:
             asyncio.get_running_loop().call_later(RECHECK_S, self._recheck)
 
     def _recheck(self) -> None:

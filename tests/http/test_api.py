@@ -171,6 +171,7 @@ def test_a_start_is_over_only_when_the_predictor_says_that_what_it_needs_is_ther
     first, ready = run(scenario())
     assert (first.status_code, ready.status_code) == (503, 200)
     assert first.json()["detail"] == "Startup incomplete: ['dependencies_healthy']"
+    assert first.json()["reason"] == "check_health() raised ConnectionError"
 
 
 def test_an_operation_that_the_model_does_not_have_is_a_404_and_no_failure_of_the_model(serving, run):

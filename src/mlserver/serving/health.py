@@ -19,6 +19,8 @@ class Health:
     metrics_ready: bool = True
     dependencies_healthy: bool = False
     """What the predictor's ``check_health`` said last."""
+    waiting_for: str | None = None
+    """What ``check_health`` was not content with."""
     draining: bool = False
     fleet_ready: bool | None = None
     """Whether any worker is ready, where a supervisor knows; readiness is one answer for all of them."""
@@ -54,4 +56,5 @@ class Health:
         return 200, {"status": "started", "checks": checks}
 
     def _reasoned(self, body: dict[str, Any]) -> dict[str, Any]:
-        return body if self.failure is None else body | {"reason": self.failure}
+        reason = self.failure or self.waiting_for
+        return body if reason is None else body | {"reason": reason}
