@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlserver.config.schema import KEYS, SECTIONS, Key, KeyPath
 from mlserver.config.settings import SUFFIXES
+from mlserver.signals import METRICS, Metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,7 +53,36 @@ text no, without quotes.
 type (`port: "8000"` is text, not a number) and a missing file are faults, and the server does not start.
 
 **Secrets.** `server.management.token` is never shown: not by `validate`, in a fault or in a log line. In what
-`validate` prints, values in `init_kwargs` whose names speak of a secret are masked as well.
+`validate` prints, a value in `init_kwargs` is masked as well, but only by its key: where that speaks of a
+secret, such as `api_key`.
+"""
+
+METRICS_INTRO = """
+# Metrics
+
+All metrics that `/metrics` gives, on the data port and on the management listener.
+`observability.metrics_endpoint` names the path, `observability.metrics: false` leaves them out. The names
+begin with `observability.metrics_prefix`, which is `{prefix}` unless it is set.
+
+Every scrape gives the numbers of all workers together, whichever answers it. A client that holds a response
+finds it counted, also if the worker was killed the moment after. Counters go on where a worker is replaced;
+they begin anew where the whole server is restarted.
+
+| metric | type | labels | unit | meaning |
+|---|---|---|---|---|
+"""
+
+METRICS_END = """
+Buckets of the histograms, by their upper bounds in seconds: {buckets}, +Inf.
+
+The numbers of several workers are added up; of {largest} it is the largest that counts.
+
+**Labels.** `endpoint` is a path that the server has, otherwise `unmatched`; `method` is one of HTTP's,
+otherwise `OTHER`; `status` is the HTTP status, 499 where the client had gone. `error_type` is the class of
+the exception, `signal` one of `logs` and `metrics`. One metric has at most 1000 sets of labels in a worker;
+what comes later is counted together as `__overflow__`.
+
+Traffic of the management listener is not counted.
 """
 
 
@@ -77,7 +107,28 @@ def settings_page() -> str:
     return f"{text}\nFormats of model files by suffix: {suffixes}.\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"reference/settings.md": settings_page}
+def metrics_page() -> str:
+    """The table of the catalogue."""
+    prefix = KEYS["observability", "metrics_prefix"].default
+    bounds = {metric.buckets for metric in METRICS if metric.buckets}
+    (shared,) = bounds  # a second set of buckets would need a column
+    largest = ", ".join(f"`{prefix}{metric.name}`" for metric in METRICS if metric.over_workers == "max")
+    return (
+        METRICS_INTRO.format(prefix=prefix)
+        + "".join(_metric_row(metric, prefix) for metric in METRICS)
+        + METRICS_END.format(buckets=", ".join(f"{bound:g}" for bound in shared), largest=largest)
+    )
+
+
+def _metric_row(metric: Metric, prefix: str) -> str:
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    return f"| `{prefix}{metric.name}` | {metric.type} | {labels} | {metric.unit} | {metric.help} |\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "reference/settings.md": settings_page,
+    "reference/metrics.md": metrics_page,
+}
 """Path in this folder: what makes the page."""
 
 

@@ -125,6 +125,13 @@ class PredictionFailed(RequestError):
 class InternalError(RequestError):
     status, code, title = 500, "internal_error", "Internal error"
 
+    @classmethod
+    def because(cls, cause: Exception) -> InternalError:
+        """The error that hides a fault of the server's own from the client, and keeps it for the log."""
+        error = cls("The server failed to answer this request. Its log has the reason.")
+        error.__cause__ = cause
+        return error
+
 
 class NotReady(RequestError):
     status, code, title = 503, "not_ready", "Not ready"

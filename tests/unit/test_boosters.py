@@ -86,11 +86,24 @@ class TestCatBoost:
         rows = Rows(table[SOME].tolist(), predictor.feature_names)
         assert predictor.run("predict", rows).tolist() == model.predict(table[SOME]).reshape(-1).tolist()
 
+    def test_columns_that_were_trained_without_names_are_given_the_configured_ones(self, files, tmp_path):
+        table = MIXED.to_numpy(dtype=object)
+        model = catboost.CatBoostClassifier(cat_features=[2], **CATBOOST).fit(table, SPECIES)
+        api = {"feature_order": MIXED_NAMES}
+        predictor = files.load(files.saved(model, tmp_path / "model.cbm"), api=api)
+        assert (predictor.feature_names, predictor.categorical) == (MIXED_NAMES, {"colour"})
+        rows = Rows(table[SOME].tolist(), MIXED_NAMES)
+        assert predictor.run("predict", rows).tolist() == model.predict(table[SOME]).reshape(-1).tolist()
+
     def test_a_pickled_one_answers_in_the_same_way(self, files, tmp_path):
         model = catboost.CatBoostClassifier(**CATBOOST).fit(FRAME, SPECIES)
         predictor = files.load(files.saved(model, tmp_path / "model.joblib"))
         files.assert_same(predictor, model.predict(X[SOME]).reshape(-1), model.predict_proba(X[SOME]))
         assert predictor.feature_names == tuple(NAMES)
+
+
+DEPRECATED = pytest.mark.filterwarnings("ignore:.*booster=.* is deprecated:UserWarning")
+"""XGBoost 3.4 warns of what it still loads."""
 
 
 class TestXGBoost:
@@ -109,8 +122,15 @@ class TestXGBoost:
             (xgboost.XGBRegressor(n_estimators=3), X[:, 0], slice(None)),
             (xgboost.XGBRegressor(n_estimators=3), X[:, :2], slice(None)),
             (xgboost.XGBRegressor(n_estimators=3, objective="count:poisson"), CLASSES, slice(None)),
-            (xgboost.XGBRegressor(n_estimators=3, booster="gblinear"), X[:, 0], slice(None)),
-            (xgboost.XGBRegressor(n_estimators=3, booster="dart"), X[:, 0], slice(None)),
+            pytest.param(
+                xgboost.XGBRegressor(n_estimators=3, booster="gblinear"),
+                X[:, 0],
+                slice(None),
+                marks=DEPRECATED,
+            ),
+            pytest.param(
+                xgboost.XGBRegressor(n_estimators=3, booster="dart"), X[:, 0], slice(None), marks=DEPRECATED
+            ),
         ],
     )
     def test_a_file_answers_as_the_scikit_learn_interface_does(

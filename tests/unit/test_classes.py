@@ -110,10 +110,11 @@ class TestAClassThatCannotBeLoaded:
             ("class Model", {}, "Module my_model could not be imported: SyntaxError: "),
             ("1 / 0", {}, "Module my_model could not be imported: ZeroDivisionError: division by zero"),
             ("raise SystemExit(3)", {}, "Module my_model could not be imported: SystemExit: 3"),
-            ("class Modell: pass", {}, r"my_model.py\) has no class Model; did you mean Modell\?"),
+            ("class Modell: pass", {}, r"my_model.py\) has no class Model; did you mean Modell\?$"),
+            ("class Other: pass", {}, r"my_model.py\) has no class Model\.$"),
             ("def Model(): pass", {}, "my_model.Model is a function: expected a class with a predict method"),
             ("class Model: pass", {}, r"Model has no predict method: expected predict\(self, X\)"),
-            ("class Model: predict = 3", {}, "Model.predict is a int: expected a method"),
+            ("class Model: predict = 3", {}, "Model.predict is an int: expected a method"),
             (
                 "class Model:\n    def predict(self): pass",
                 {},
@@ -160,7 +161,8 @@ class TestAClassThatCannotBeLoaded:
     @pytest.mark.parametrize(
         ("module", "message"),
         [
-            ("my_modle", r"There is no module my_modle in .*; did you mean my_model\?"),
+            ("my_modle", r"There is no module my_modle in .*; did you mean my_model\?$"),
+            ("other", r"There is no module other in .*, nor is one installed\.$"),
             ("my_model.sub", r"There is no module my_model.sub in "),
         ],
     )
@@ -192,21 +194,3 @@ class TestAClassThatCannotBeLoaded:
             ModelLoadError, match=r'needs .* pip install "mlserver-observability\[dataframe\]"'
         ):
             serve("class Model:\n    input = 'dataframe'\n    def predict(self, X): pass")
-
-
-class TestTheOrderOfFeatures:
-    NAMED = "class Model:\n    feature_names = ('a', 'b')\n    def predict(self, X): return X[:, 0]"
-
-    def test_must_not_give_values_to_other_features(self, serve):
-        with pytest.raises(
-            ModelLoadError, match=r"api.feature_order is b, a, but the model was made for a, b, in"
-        ):
-            serve(self.NAMED, api={"feature_order": ["b", "a"]})
-
-    def test_may_rename_the_columns_of_an_array(self, serve):
-        assert serve(self.NAMED, api={"feature_order": ["x", "y"]}).feature_names == ("a", "b")
-
-    def test_may_not_rename_the_columns_of_a_frame(self, serve):
-        frame = self.NAMED.replace("    def", "    input = 'dataframe'\n    def")
-        with pytest.raises(ModelLoadError, match=r"api.feature_order is x, y"):
-            serve(frame, api={"feature_order": ["x", "y"]})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 import yaml
@@ -132,7 +134,7 @@ def test_serve_refuses_settings_before_it_starts(write, served, capsys):
 @pytest.mark.parametrize("value", ["x", "-1", "70000", "1.5", "٣"])
 def test_an_option_is_judged_like_the_setting(write, served, capsys, value):
     assert main(["serve", write(), f"--port={value}"]) == 2
-    assert capsys.readouterr().err.startswith("mlserver: server.port (override): got ")
+    assert capsys.readouterr().err.startswith("mlserver: server.port (--port): got ")
     assert served == []
 
 
@@ -154,10 +156,20 @@ def test_the_exit_code_is_the_server_s(write, monkeypatch):
     assert main(["serve", write()]) == 1
 
 
+def test_an_interrupt_ends_quietly_with_130(write, monkeypatch, capsys):
+    def serve(config, *, overrides):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(supervisor, "serve", serve)
+    assert main(["serve", write()]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
 # validate
 
 
-def test_validate_prints_the_settings_in_effect(write, capsys, monkeypatch):
+def test_validate_prints_the_settings_in_effect(write, capsys, monkeypatch, tmp_path):
+    (tmp_path / "my_predictor.py").touch()
     monkeypatch.setenv("MLSERVER_SERVER__PORT", "9000")
     assert main(["validate", write(model={"name": "survival"})]) == 0
     out, err = capsys.readouterr()
@@ -180,6 +192,24 @@ def test_validate_says_that_there_is_no_file(capsys):
     assert main(["validate"]) == 2
     line = "mlserver: mlserver.yaml: no such file; name the YAML file, or start in its folder\n"
     assert capsys.readouterr().err == line
+
+
+def test_validate_warns_of_a_module_that_is_not_there_yet(write, capsys, tmp_path):
+    assert main(["validate", write()]) == 0
+    out, err = capsys.readouterr()
+    assert yaml.safe_load(out)["predictor"]["module"] == "my_predictor"
+    assert err == (
+        "mlserver: warning: predictor.module: there is no module my_predictor in "
+        f"{tmp_path}, nor is one installed\n"
+    )
+
+
+def test_validate_refuses_a_log_file_that_cannot_be_written(write, capsys, tmp_path):
+    (tmp_path / "server.log").symlink_to(tmp_path / "none" / "server.log")
+    assert main(["validate", write(observability={"log_file": "server.log"})]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"mlserver: observability.log_file: {tmp_path}/server.log: expected")
 
 
 @pytest.mark.parametrize("port", [8001, "wrong"])
@@ -214,7 +244,8 @@ def test_reload_sends_no_authorization_without_a_token(write, listen):
 @pytest.mark.parametrize(("host", "dialled"), [("0.0.0.0", "127.0.0.1"), ("localhost", "localhost")])
 def test_reload_dials_loopback_where_the_listener_has_all_addresses(write, listen, host, dialled):
     listener = listen()
-    assert main(["reload", write(server={"management": {"host": host, "port": listener.port}})]) == 0
+    management = {"host": host, "port": listener.port, "token": SECRET}
+    assert main(["reload", write(server={"management": management})]) == 0
     ((_, headers, _),) = listener.requests
     assert headers["Host"] == f"{dialled}:{listener.port}"
 
@@ -270,6 +301,55 @@ def test_reload_needs_a_port_to_ask(write, capsys, port, shown):
     assert capsys.readouterr().err.startswith(
         f"mlserver: server.management.port: {shown}, so there is no port"
     )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.1.2.3", "example.org"])
+def test_reload_says_that_a_listener_off_loopback_needs_a_token(write, capsys, host):
+    assert main(["reload", write(server={"management": {"host": host}})]) == 2
+    assert capsys.readouterr().err == (
+        "mlserver: server.management.token: null, so a listener off loopback takes no reload; "
+        "set a token, or send SIGHUP to the supervisor\n"
+    )
+
+
+@pytest.mark.parametrize("status", [401, 404, 421])
+def test_reload_says_that_the_server_may_have_older_settings_than_the_file(write, listen, capsys, status):
+    listener = listen(status, b'{"detail": "No."}')
+    assert main(["reload", write(server={"management": {"port": listener.port}})]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"mlserver: reload failed with status {status}: No."
+    assert "when it last read the file" in second
+    assert "SIGHUP" in second
+
+
+# standard output
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "mlserver", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, env=environment, **options)
+
+
+@pytest.mark.parametrize("arguments", [["validate", "mlserver.yaml"], ["--version"], ["--help"]])
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(write, tmp_path, arguments):
+    write()
+    (tmp_path / "my_predictor.py").touch()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing) as pipe:
+        done = run(*arguments, stdout=pipe)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("arguments", [["validate", "mlserver.yaml"], ["--version"]])
+def test_a_full_disk_is_one_line(write, tmp_path, arguments):
+    write()
+    (tmp_path / "my_predictor.py").touch()
+    with Path("/dev/full").open("w") as full:
+        done = run(*arguments, stdout=full)
+    assert done.returncode == 1
+    assert done.stderr == "mlserver: cannot write to standard output: No space left on device\n"
 
 
 # usage

@@ -237,6 +237,16 @@ def test_a_fault_of_a_variable_names_it(faults):
         ),
         ("MLSERVER__", "1", "MLSERVER__: unknown variable; it sets no known key"),
         (
+            "MLSERVER_OBSERVABILITY__TRACING__ENABLED",
+            "1",
+            "MLSERVER_OBSERVABILITY__TRACING__ENABLED: unknown variable; it sets no known key",
+        ),
+        (
+            "MLSERVER_MANAGEMENT__PORT",
+            "1",
+            "MLSERVER_MANAGEMENT__PORT: unknown variable; did you mean MLSERVER_SERVER__MANAGEMENT__PORT?",
+        ),
+        (
             "MLSERVER_SERVER__PORT",
             "",
             "MLSERVER_SERVER__PORT: empty; expected a whole number from 0 to 65535.",
@@ -263,6 +273,12 @@ def test_an_override_of_no_known_key_is_a_fault(faults):
     assert faults(CLASS, overrides={"server.prot": 1, "server.port.x": 2}) == [
         "server.prot (override): unknown key, got 1; did you mean server.port?",
         "server.port.x (override): unknown key, got 2",
+    ]
+
+
+def test_a_fault_of_an_override_names_the_option_that_it_was_given_by(faults):
+    assert faults(CLASS, overrides={"server.port": -1}, options={"server.port": "--port"}) == [
+        "server.port (--port): got -1, expected a whole number from 0 to 65535"
     ]
 
 

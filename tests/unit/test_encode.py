@@ -85,7 +85,7 @@ class Tensor:
         ((1, 2), [1, 2]),
         ([np.float64(0.5), np.int8(2), np.bool_(True), np.str_("a")], [0.5, 2, True, "a"]),
         ([np.datetime64("NaT", "ns"), np.datetime64("2020-01-02", "ns")], [None, "2020-01-02T00:00:00"]),
-        ([np.datetime64("NaT")], [None]),
+        ([np.datetime64("NaT", "s")], [None]),
         ([np.array([1.0, 2.0]), np.array([3.0, 4.0])], [[1.0, 2.0], [3.0, 4.0]]),
         ([np.zeros((2, 1)), np.zeros((3, 1))], [[[0.0]] * 2, [[0.0]] * 3]),
         ([{"label": "a", "score": np.float32(0.1)}, {0: 1}], [{"label": "a", "score": 0.1}, {"0": 1}]),

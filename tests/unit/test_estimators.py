@@ -17,14 +17,15 @@ from sklearn.ensemble import (
     RandomForestRegressor,
     VotingClassifier,
 )
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from mlserver.config import make_config
-from mlserver.errors import ModelLoadError
+from mlserver.errors import InvalidInput, ModelLoadError
 from mlserver.serving.predictors.predictor import load_predictor
 from mlserver.serving.rows import Rows
 
@@ -158,6 +159,57 @@ def test_probabilities_of_several_outputs_come_by_row(files, tmp_path):
     assert len(rows) == len(SOME)
     np.testing.assert_array_equal(rows[1][0], first[1])
     np.testing.assert_array_equal(rows[1][1], second[1])
+
+
+class RowsOfLists(LogisticRegression):
+    def predict_proba(self, X):
+        return super().predict_proba(X).tolist()
+
+
+def test_probabilities_that_come_as_a_list_of_rows_stay_so(files, tmp_path):
+    model = RowsOfLists(max_iter=500).fit(X, CLASSES)
+    predictor = files.load(files.saved(model, tmp_path / "model.joblib"))
+    assert predictor.run("predict_proba", Rows(X[SOME])) == model.predict_proba(X[SOME])
+
+
+class TestAMissingValue:
+    ROW = np.array([[5.1, 3.5, 1.4, 0.2], [5.1, 3.5, np.nan, 0.2]])
+
+    @pytest.mark.parametrize("operation", ["predict", "predict_proba"])
+    @pytest.mark.parametrize(
+        ("trained_on", "order", "named"),
+        [(FRAME, None, "feature 'c'"), (X, None, "feature 2"), (X, ["w", "x", "y", "z"], "feature 'y'")],
+    )
+    def test_that_the_model_does_not_take_is_the_clients_mistake(
+        self, files, tmp_path, operation, trained_on, order, named
+    ):
+        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(trained_on, SPECIES)
+        path = files.saved(model, tmp_path / "model.skops")
+        predictor = files.load(path, api={"feature_order": order} if order else {})
+        with pytest.raises(InvalidInput) as caught:
+            predictor.run(operation, Rows(self.ROW))
+        assert str(caught.value) == f"Row 1 has null for {named}: the model takes no missing values there."
+
+    def test_is_found_in_a_frame_too(self, files, tmp_path):
+        model = make_pipeline(
+            make_column_transformer((StandardScaler(), ["a", "b"]), (OneHotEncoder(), ["colour"])),
+            LogisticRegression(),
+        ).fit(MIXED, SPECIES)
+        predictor = files.load(files.saved(model, tmp_path / "model.skops"))
+        with pytest.raises(InvalidInput, match="Row 2 has null for feature 'b'"):
+            predictor.run("predict", MIXED_ROWS)
+
+    @pytest.mark.parametrize("steps", [[SimpleImputer()], [StandardScaler(), SimpleImputer()]])
+    def test_that_the_model_fills_in_is_none(self, files, tmp_path, steps):
+        model = make_pipeline(*steps, LogisticRegression(max_iter=500)).fit(X, SPECIES)
+        predictor = files.load(files.saved(model, tmp_path / "model.joblib"))
+        assert predictor.run("predict", Rows(self.ROW)).tolist() == model.predict(self.ROW).tolist()
+
+    def test_that_the_model_made_itself_is_its_own_failure(self, files, tmp_path):
+        broken = make_pipeline(FunctionTransformer(np.log), LogisticRegression()).fit(X, SPECIES)
+        predictor = files.load(files.saved(broken, tmp_path / "model.joblib"))
+        with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="contains NaN"):
+            predictor.run("predict", Rows(-X[SOME]))
 
 
 def test_several_regressions_at_once_keep_their_shape(files, tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -33,7 +33,7 @@ class Response:
         return Response(self.status, self.body, self.content_type, (*self.headers, (name, value)))
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Call:
     """One request on its way through the server."""
 
@@ -54,8 +54,6 @@ class Call:
     reserved: int = 0
     """Bytes of its body that count against ``server.max_buffered_bytes``."""
     rows: Rows | None = None
-    output: Any = None
-    """The predictor's answer to this call's rows."""
     decoded: float = 0.0
     started: float = 0.0
     predicted: float = 0.0
@@ -84,6 +82,16 @@ class Call:
     def error_type(self) -> str | None:
         """Class name of what went wrong inside."""
         return type(cause).__name__ if (cause := self.cause) is not None else None
+
+    def release(self) -> None:
+        """Lets go of what is large, and of the cycles that keep it until the garbage collector comes by.
+
+        A traceback holds the frames it went through, and one of them holds this call.
+        """
+        self.body, self.rows = b"", None
+        for error in (self.error, self.error and self.error.__cause__):
+            if error is not None:
+                error.__traceback__ = None
 
 
 @dataclass(slots=True, eq=False)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mlserver.errors import ModelLoadError
 from mlserver.serving.coalescer import Coalescer
 from mlserver.serving.codec import InputSchema
+from mlserver.serving.predictors.trained import made_up
+from mlserver.serving.predictors.wording import nearest
 
 if TYPE_CHECKING:
     from mlserver.config import ApiSettings, Config
@@ -81,12 +83,9 @@ class Model:
 
 def _schema(predictor: Predictor, api: ApiSettings) -> InputSchema:
     names = api.feature_order or predictor.feature_names
-    width = predictor.n_features
-    if names is not None and width is not None and len(names) != width:
-        raise ModelLoadError(
-            f"api.feature_order has {len(names)} names, the model takes {width} features"
-            + (f": {', '.join(predictor.feature_names)}." if predictor.feature_names else ".")
-        )
+    if api.feature_order is not None:
+        _check_order(api.feature_order, predictor)
+    _check_categorical(api.categorical_features, predictor, names)
     if predictor.dataframe and names is None and api.adapter == "ndarray":
         raise ModelLoadError(
             "api.adapter is ndarray, but the predictor takes data frames and the names of its columns are "
@@ -94,17 +93,56 @@ def _schema(predictor: Predictor, api: ApiSettings) -> InputSchema:
         )
     return InputSchema(
         feature_names=names,
-        n_features=len(names) if names else width,
+        n_features=len(names) if names else predictor.n_features,
         dataframe=predictor.dataframe,
-        categorical=_categorical(api.categorical_features, names) | predictor.categorical,
+        categorical=predictor.categorical.union(api.categorical_features),
         adapter=api.adapter,
     )
 
 
-def _categorical(features: tuple[str, ...], names: tuple[str, ...] | None) -> frozenset[str]:
-    unknown = [feature for feature in features if names is not None and feature not in names]
+def _check_order(order: tuple[str, ...], predictor: Predictor) -> None:
+    """Refuses an order in which values would reach the model as other features than they are."""
+    names, width = predictor.feature_names, predictor.n_features
+    if width is not None and len(order) != width:
+        raise ModelLoadError(
+            f"api.feature_order has {_count(len(order), 'name')}, the model takes {_count(width, 'feature')}"
+            + (f": {', '.join(names)}." if names else ".")
+        )
+    if names is None or order == names:
+        return
+    if made_up(names) and set(order) != set(names) and not predictor.dataframe:
+        return  # nobody gave the model these names
+    unknown = next((name for name in order if name not in names), None)
+    raise ModelLoadError(
+        f"api.feature_order is {', '.join(order)}, but the model was made for {', '.join(names)}, in this "
+        f"order. {f'It has no {unknown}{nearest(unknown, names)} ' if unknown else ''}"
+        "Leave api.feature_order out: records may have their names in any order."
+    )
+
+
+def _check_categorical(
+    declared: tuple[str, ...], predictor: Predictor, names: tuple[str, ...] | None
+) -> None:
+    """Refuses categories that would never reach the model."""
+    unknown = [feature for feature in declared if names is not None and feature not in names]
     if names is not None and unknown:
         raise ModelLoadError(
             f"api.categorical_features has {', '.join(unknown)}; the model's features are {', '.join(names)}."
         )
-    return frozenset(features)
+    if declared and not predictor.dataframe:
+        raise ModelLoadError(
+            f"api.categorical_features is {', '.join(declared)}, but the model takes numbers only. A class "
+            'says input = "dataframe" to be given strings; a file has to be of a model that was trained with '
+            "categories. Else leave api.categorical_features out."
+        )
+    known = predictor.categorical
+    numbers = [feature for feature in declared if known and feature not in known]
+    if numbers:
+        raise ModelLoadError(
+            f"api.categorical_features has {', '.join(numbers)}, which the model takes as numbers; its "
+            f"categories are {', '.join(sorted(known))}."
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

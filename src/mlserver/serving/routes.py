@@ -70,16 +70,25 @@ class Routes:
         max_body: bytes of a request's body.
         timeout: seconds from a request's headers to the end of its body.
         ids: whether ``X-Request-ID`` is read; without, calls have no id.
+        loading: a prediction waits for it, so that it does not come before the model.
     """
 
     def __init__(
-        self, pipeline: Pipeline, routes: list[Route], *, max_body: int, timeout: float, ids: bool
+        self,
+        pipeline: Pipeline,
+        routes: list[Route],
+        *,
+        max_body: int,
+        timeout: float,
+        ids: bool,
+        loading: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._routes = {route.path: route for route in routes}
         self._max_body = max_body
         self._timeout = timeout
         self._ids = ids
+        self._loading = loading
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; ``scope`` is of type ``http``."""
@@ -104,6 +113,9 @@ class Routes:
             else:
                 self._answer(call, request, route)
             response = await replied
+        except Exception as cause:  # noqa: BLE001  # such as a receive() that raises
+            self._pipeline.fail(call, InternalError.because(cause))
+            response = await replied
         finally:
             self._pipeline.abandon(call)  # where this task was cancelled; else the call has ended
         if response.status != ClientGone.status:
@@ -125,9 +137,7 @@ class Routes:
         except RequestError as error:
             self._pipeline.fail(call, error)
         except Exception as cause:  # noqa: BLE001  # a handler's fault is one 500, not the end of the server
-            fault = InternalError("The server failed to answer this path. Its log has the reason.")
-            fault.__cause__ = cause
-            self._pipeline.fail(call, fault)
+            self._pipeline.fail(call, InternalError.because(cause))
         else:
             self._pipeline.finish(call, response)
 
@@ -139,6 +149,8 @@ class Routes:
         except RequestError as error:
             self._pipeline.fail(call, error)
             return
+        if self._loading is not None:
+            await self._loading()
         call.context = copy_context()
         self._pipeline.predict(call, body, request.headers.get(b"content-type"))
         await self._watch(call, receive, replied)
@@ -177,9 +189,13 @@ class Routes:
         """Until the reply: a client that hangs up is dropped from the queue."""
         gone: asyncio.Future[Any] = asyncio.ensure_future(receive())
         either: set[asyncio.Future[Any]] = {gone, replied}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        self._pipeline.abandon(call)
-        gone.cancel()
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            # Some middleware gives the body again, for ever: that is no news of the client.
+            if gone.done() and gone.result()["type"] == "http.disconnect":
+                self._pipeline.abandon(call)
+        finally:
+            gone.cancel()
 
 
 def _handler(call: Call, route: Route | None) -> Handler:
@@ -199,8 +215,8 @@ def _settle(replied: asyncio.Future[Response], response: Response) -> None:
 def _path(scope: Scope) -> str:
     """The path below the one that this application is mounted at."""
     path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    return path[len(root) :] or "/" if root and path.startswith(root) else path
+    root = scope.get("root_path", "").rstrip("/")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 async def send_response(send: Send, response: Response, *, body: bool) -> None:

@@ -7,44 +7,20 @@ import logging
 import threading
 import time
 from contextvars import copy_context
-from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from mlserver.errors import PredictorError
-from mlserver.serving.call import Batch
-from mlserver.serving.codec import normalise
-from mlserver.serving.ids import new_id
-from mlserver.serving.rows import join
+from mlserver.serving.runs import Run, answer, drive, in_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
-    from contextvars import Context
 
     from mlserver.serving.call import Call, Enter
     from mlserver.serving.predictors import Predictor
 
 T = TypeVar("T")
 _logger = logging.getLogger("mlserver.runner")
-
-
-class Outcome(NamedTuple):
-    """What became of one call in a run. The event loop takes it over: a thread never writes to a call."""
-
-    call: Call
-    batch: Batch
-    output: Any
-    """This call's slice of the predictor's answer; None where ``error`` is set."""
-    error: BaseException | None
-
-
-class Run(NamedTuple):
-    """All that one hand-over to the predictor led to."""
-
-    outcomes: list[Outcome]
-    """One for every call."""
-    batches: list[Batch]
-    """The runs it took: more than one where a shared run had to be taken apart."""
 
 
 class Runner:
@@ -60,9 +36,13 @@ class Runner:
         self._enter = tuple(enter)
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._leaving = threading.Lock()
+        self._working = 0  # threads that have not left
         self._predictor: Predictor | None = None
-        self._async_loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # of an asynchronous predictor
+        self._tasks: dict[int, asyncio.Task[Run]] = {}  # its runs, by the identity of their list of calls
+
+    # Before the first run.
 
     async def load(self, factory: Callable[[], Predictor]) -> Predictor:
         """Makes the predictor in its own thread: some libraries are bound to the one they were loaded in.
@@ -72,18 +52,18 @@ class Runner:
                 `PredictorError`.
         """
         self._start_thread()
-        self._predictor = await self.do(factory)
+        self._predictor = await self._do(factory)
         return self._predictor
 
     async def prepare(self, concurrency: int) -> None:
         """Makes room for several runs at once, and runs the predictor once where that is possible."""
-        assert self._predictor is not None  # noqa: S101  # load() came first
-        if self._predictor.is_async:
+        predictor = self._loaded
+        if predictor.is_async:
             await self._start_loop()
         else:
             for _ in range(concurrency - 1):
                 self._start_thread()
-        await self._call(self._predictor.warm_up, self._predictor.warm_up_async)
+        await self._call(predictor.warm_up, predictor.warm_up_async)
 
     async def check_health(self) -> bool:
         """What the predictor says of what it depends on.
@@ -91,85 +71,98 @@ class Runner:
         Raises:
             whatever its ``check_health`` raises.
         """
-        assert self._predictor is not None  # noqa: S101  # load() came first
-        return await self._call(self._predictor.check_health, self._predictor.check_health_async)
+        return await self._call(self._loaded.check_health, self._loaded.check_health_async)
 
-    async def do(self, work: Callable[[], T]) -> T:
-        """The result of any other work on a predictor's thread, such as a health check."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-
-        def job() -> None:
-            try:
-                result = work()
-            except BaseException as error:  # noqa: BLE001  # a user's code may raise SystemExit, too
-                _post(loop, _settle, future, None, error)
-            else:
-                _post(loop, _settle, future, result, None)
-
-        if self._async_loop is not None:
-            self._async_loop.call_soon_threadsafe(job)
-        else:
-            self._jobs.put(job)
-        return await future
+    # Runs.
 
     def run(self, calls: list[Call], done: Callable[[Run], None]) -> None:
-        """Starts a run; ``done`` is called with its result on the event loop that called this."""
+        """Starts a run; ``done`` is called with its result on the event loop that called this.
+
+        A run that was cancelled may end with no outcomes.
+        """
         loop = asyncio.get_running_loop()
-        if self._async_loop is not None:
-            self._async_loop.call_soon_threadsafe(self._start_task, calls, loop, done)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._start_task, calls, loop, done)
         else:
-            self._jobs.put(lambda: _post(loop, done, self._drive(calls)))
+            predictor = self._loaded
+            self._jobs.put(lambda: _post(loop, done, drive(answer(predictor, calls, self._enter))))
+
+    def cancel(self, calls: list[Call]) -> None:
+        """Ends a run that nobody waits for any more, where that is possible: a thread cannot be stopped."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cancel_task, id(calls))
+
+    def _start_task(
+        self, calls: list[Call], loop: asyncio.AbstractEventLoop, done: Callable[[Run], None]
+    ) -> None:
+        def end(task: asyncio.Task[Run]) -> None:
+            del self._tasks[id(calls)]
+            _post(loop, done, Run([], []) if task.cancelled() else task.result())
+
+        task = asyncio.get_running_loop().create_task(answer(self._loaded, calls, self._enter))
+        self._tasks[id(calls)] = task
+        task.add_done_callback(end)  # of one that was cancelled before its first step, too
+
+    def _cancel_task(self, key: int) -> None:
+        if key in self._tasks:
+            self._tasks[key].cancel()
+
+    # The end.
 
     async def close(self, timeout: float) -> bool:
-        """Closes the predictor in its thread and ends the threads.
+        """Closes the predictor in its thread, when all runs have ended, and ends the threads.
 
         Args:
-            timeout: seconds given to a run that goes on. A thread that outlives it is left behind.
+            timeout: seconds given to what goes on. A thread that outlives it is left behind, and closes the
+                predictor if it ever ends.
 
         Returns:
             whether all ended in time.
         """
-        try:
-            async with asyncio.timeout(timeout):
-                if self._predictor is not None:
-                    await self._call(self._predictor.close, self._predictor.close_async)
-        except TimeoutError:
-            return False
-        except Exception:
-            _logger.exception("The predictor's close() raised")
-        if self._async_loop is not None:
-            self._async_loop.call_soon_threadsafe(self._async_loop.stop)
+        deadline = time.monotonic() + timeout
+        if self._loop is not None:
+            for key in list(self._tasks):
+                self._loop.call_soon_threadsafe(self._cancel_task, key)
+            await self._close_async(timeout)
+            self._loop.call_soon_threadsafe(self._loop.stop)
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            await asyncio.to_thread(thread.join, timeout)
+            await asyncio.to_thread(thread.join, max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    async def _call(self, work: Callable[[], T], on_loop: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The result of a predictor's method in its thread; of the second form, on its event loop."""
-        if self._async_loop is None:
-            return await self.do(work)
+    async def _close_async(self, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._call(self._loaded.close, self._loaded.close_async)
+        except Exception:
+            _logger.exception("The predictor could not be closed")
 
-        async def settle() -> T:
-            try:
-                return await _in_context(copy_context(), on_loop)
-            except Exception:
-                raise
-            except BaseException as error:  # SystemExit would take the loop with it
-                raise PredictorError(repr(error)) from error
+    # Threads.
 
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(settle(), self._async_loop))
+    @property
+    def _loaded(self) -> Predictor:
+        assert self._predictor is not None  # noqa: S101  # load() came first
+        return self._predictor
 
     def _start_thread(self) -> None:
-        name = f"predictor-{len(self._threads)}"
-        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        thread = threading.Thread(target=self._work, name=f"predictor-{len(self._threads)}", daemon=True)
         self._threads.append(thread)
+        self._working += 1
         thread.start()
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+            del job  # it holds the calls of its run
+        with self._leaving:
+            self._working -= 1
+            if self._working or self._predictor is None:
+                return
+        try:  # in the last thread, so that no run goes on; of an asynchronous one it is done already
+            self._predictor.close()
+        except BaseException:
+            _logger.exception("The predictor's close() raised")
 
     async def _start_loop(self) -> None:
         """Turns the predictor's thread into one that runs an event loop."""
@@ -181,96 +174,58 @@ class Runner:
                 runner.get_loop().run_forever()
 
         self._jobs.put(serve)
-        self._async_loop = loop
-        await self.do(lambda: None)
+        self._loop = loop
+        await self._call(lambda: None, _nothing)
 
-    def _drive(self, calls: list[Call]) -> Run:
-        """Runs `_answer` of a synchronous predictor, which never suspends, to its end."""
-        try:
-            self._answer(calls).send(None)
-        except StopIteration as stop:
-            run: Run = stop.value
-            return run
-        raise AssertionError("a synchronous predictor cannot suspend")
+    async def _do(self, work: Callable[[], T]) -> T:
+        """The result of work on the predictor's thread."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
 
-    def _start_task(
-        self, calls: list[Call], loop: asyncio.AbstractEventLoop, done: Callable[[Run], None]
-    ) -> None:
-        async def answer() -> None:
-            _post(loop, done, await self._answer(calls))
+        def job() -> None:
+            try:
+                result = work()
+            except BaseException as error:  # noqa: BLE001  # a user's code may raise SystemExit, too
+                _post(loop, _fail, future, error)
+            else:
+                _post(loop, _settle, future, result)
 
-        task = asyncio.get_running_loop().create_task(answer())
-        self._tasks.add(task)  # a loop alone does not keep its tasks alive
-        task.add_done_callback(self._tasks.discard)
+        self._jobs.put(job)
+        return await future
 
-    async def _answer(self, calls: list[Call]) -> Run:
-        """Runs the calls together; a shared run that fails is bisected down to the calls at fault."""
-        batch = Batch(calls, calls[0].operation or "", sum(len(call.rows or ()) for call in calls))
-        if len(calls) > 1:
-            batch.id = new_id()
-        batch.started = time.perf_counter()
-        try:
-            output = await self._predict(batch)
-        except BaseException as error:  # noqa: BLE001  # a predictor may raise SystemExit, too
-            batch.error = error
-        batch.ended = time.perf_counter()
-        if batch.error is None:
-            return Run(_slices(batch, output), [batch])
-        if len(calls) == 1:
-            return Run([Outcome(calls[0], batch, None, batch.error)], [batch])
-        middle = len(calls) // 2
-        first, second = await self._answer(calls[:middle]), await self._answer(calls[middle:])
-        return Run(first.outcomes + second.outcomes, [batch, *first.batches, *second.batches])
+    async def _call(self, work: Callable[[], T], on_loop: Callable[[], Coroutine[object, object, T]]) -> T:
+        """The result of a predictor's method in its thread; of the second form, on its event loop."""
+        if self._loop is None:
+            return await self._do(work)
 
-    async def _predict(self, batch: Batch) -> Any:
-        """The predictor's answer to all rows of the batch; has `len(rows)` elements."""
-        predictor = self._predictor
-        assert predictor is not None  # noqa: S101  # load() came first
-        own = batch.calls[0].context if len(batch.calls) == 1 else None
-        context = copy_context() if own is None else own.copy()
-        rows = join([call.rows for call in batch.calls if call.rows is not None])
-        for hook in self._enter:
-            context.run(hook, batch)
-        if predictor.is_async:
-            output = await _in_context(context, partial(predictor.run_async, batch.operation, rows))
-        else:
-            output = context.run(predictor.run, batch.operation, rows)
-        return normalise(output, batch.rows)
+        async def settle() -> T:
+            try:
+                return await in_context(copy_context(), on_loop)
+            except Exception:
+                raise
+            except BaseException as error:  # SystemExit would take the loop with it
+                raise PredictorError(repr(error)) from error
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(settle(), self._loop))
 
 
-async def _in_context(context: Context, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Awaits what a coroutine function gives, as a task in a context."""
-
-    async def settle() -> tuple[T | None, BaseException | None]:
-        # A task that ends in SystemExit takes the whole loop with it, so the exception leaves as a value.
-        try:
-            return await work(), None
-        except BaseException as error:  # noqa: BLE001
-            return None, error
-
-    result, error = await asyncio.get_running_loop().create_task(settle(), context=context)
-    if error is not None:
-        raise error
-    return cast("T", result)
+async def _nothing() -> None:
+    """Shows that an event loop runs."""
 
 
-def _slices(batch: Batch, output: Any) -> list[Outcome]:
-    outcomes, at = [], 0
-    for call in batch.calls:
-        end = at + len(call.rows or ())
-        outcomes.append(Outcome(call, batch, output[at:end], None))
-        at = end
-    return outcomes
-
-
-def _settle(future: asyncio.Future[T], result: T, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
+def _settle(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
         future.set_result(result)
-    else:
+
+
+def _fail(future: asyncio.Future[T], error: BaseException) -> None:
+    if not future.done():
         # A future refuses StopIteration, and SystemExit would end the loop of whoever awaits it.
-        future.set_exception(error if isinstance(error, Exception) else PredictorError(repr(error)))
+        future.set_exception(error if _can_be_awaited(error) else PredictorError(repr(error)))
+
+
+def _can_be_awaited(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, StopIteration)
 
 
 def _post(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:

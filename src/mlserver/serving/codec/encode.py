@@ -74,15 +74,20 @@ def problem(error: RequestError, request_id: str | None) -> bytes:
 def normalise(output: Any, rows: int) -> NDArray[Any] | list[Any]:
     """A predictor's answer as something that has one element for each row and can be sliced.
 
-    Takes arrays, data frames and series, sparse matrices, tensors, lists and tuples. Arrays come
-    back as a copy, so that a predictor may use its own buffer again while the answer waits to be written.
+    Takes arrays, data frames and series, sparse matrices, tensors, lists and tuples. What comes back is a
+    copy throughout: a predictor may use its own buffers again while the answer waits to be written.
 
     Raises:
         PredictorError: it is none of these, or its length differs.
     """
     answer = _array_answer(output)
     if answer is None and isinstance(output, Sequence) and not isinstance(output, str | bytes | bytearray):
-        answer = list(output)
+        try:
+            answer = [_own(item) for item in output]
+        except RecursionError:
+            raise PredictorError(
+                "The predictor returned a list that is nested too deeply for JSON."
+            ) from None
     if answer is None or len(answer) != rows:
         count = "one element for the one row" if rows == 1 else f"one element for each of the {rows} rows"
         raise PredictorError(
@@ -101,6 +106,17 @@ def output_shape(output: Any) -> tuple[int, ...]:
     if isinstance(first, np.ndarray):
         return (len(output), *first.shape)
     return (len(output), len(first)) if isinstance(first, list | tuple) else (len(output),)
+
+
+def _own(value: Any) -> Any:
+    """A value that shares nothing with the predictor."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, list | tuple):
+        return [_own(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _own(item) for key, item in value.items()}
+    return value
 
 
 def _array_answer(output: Any) -> NDArray[Any] | list[Any] | None:

@@ -11,6 +11,7 @@ from mlserver.serving.predictors.boosters import load_catboost, load_lightgbm, l
 from mlserver.serving.predictors.estimators import load_joblib, load_pickle, load_skops
 from mlserver.serving.predictors.onnx import load_onnx
 from mlserver.serving.predictors.trained import Trained
+from mlserver.serving.predictors.wording import brief, missing
 
 if TYPE_CHECKING:
     from mlserver.config import Config
@@ -26,17 +27,15 @@ LOADERS: dict[str, Loader] = {
     "lightgbm": load_lightgbm,
     "onnx": load_onnx,
 }
-EXTRAS = {
-    "catboost": "catboost",
-    "joblib": "sklearn",
-    "lightgbm": "lightgbm",
-    "onnxruntime": "onnx",
-    "pandas": "dataframe",
-    "skops": "sklearn",
-    "sklearn": "sklearn",
-    "xgboost": "xgboost",
+CALLED = {
+    "skops": "a skops file",
+    "joblib": "a joblib file",
+    "pickle": "a pickle file",
+    "catboost": "a CatBoost file",
+    "xgboost": "an XGBoost file",
+    "lightgbm": "a LightGBM file",
+    "onnx": "an ONNX file",
 }
-"""The extra of this package that brings a library, by the library's import name."""
 
 
 def load_artifact(config: Config) -> Trained:
@@ -56,20 +55,6 @@ def load_artifact(config: Config) -> Trained:
         raise ModelLoadError(f"{path} needs {missing(error)}") from error
     except BaseException as error:  # unpickling can raise anything, SystemExit too
         raise ModelLoadError(
-            f"{path} could not be loaded as a {format_} file: {brief(error)}. If it is whole and of another "
+            f"{path} could not be loaded as {CALLED[format_]}: {brief(error)}. If it is whole and of another "
             f"format, set predictor.format to one of {', '.join(LOADERS)}."
         ) from error
-
-
-def missing(error: ModuleNotFoundError) -> str:
-    """What is not installed and how to install it."""
-    name = error.name or str(error)
-    extra = EXTRAS.get(name.partition(".")[0])
-    remedy = f'pip install "mlserver-observability[{extra}]"' if extra else f"install what provides {name}"
-    return f"the Python module {name}, which is not installed: {remedy}"
-
-
-def brief(error: BaseException) -> str:
-    """An exception's class and the first line of its message."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {first}".rstrip(": .")

@@ -39,14 +39,17 @@ def load_catboost(path: Path, config: Config) -> Trained:
     return of_catboost(model, config)
 
 
-def of_catboost(model: Any, _config: Config) -> Trained:
+def of_catboost(model: Any, config: Config) -> Trained:
     """A CatBoost model. Categorical features are those that it was trained with."""
     import catboost  # noqa: PLC0415
 
     if model.get_embedding_feature_indices():
         raise ModelLoadError("The model has embedding features, which only a class of yours can give to it.")
-    categorical = frozenset(model.feature_names_[index] for index in model.get_cat_feature_indices())
-    texts = [model.feature_names_[index] for index in model.get_text_feature_indices()]
+    names, own = tuple(model.feature_names_), own_names(model.feature_names_, "{}")
+    if own is None and len(config.api.feature_order or ()) == len(names):
+        names = config.api.feature_order or names  # CatBoost takes columns of any names then
+    categorical = frozenset(names[index] for index in model.get_cat_feature_indices())
+    texts = [names[index] for index in model.get_text_feature_indices()]
     frame = bool(categorical or texts)
     is_classifier = len(model.classes_) > 0
     kind = "Class" if is_classifier else _prediction_type(model)
@@ -56,8 +59,8 @@ def of_catboost(model: Any, _config: Config) -> Trained:
         predict=lambda rows: flat(run(rows, prediction_type=kind)),
         predict_proba=partial(run, prediction_type="Probability") if is_classifier else None,
         prepare=Frame({name: texts_or_integers(name) for name in categorical}) if frame else array,
-        feature_names=tuple(model.feature_names_) if frame else own_names(model.feature_names_, "{}"),
-        n_features=len(model.feature_names_),
+        feature_names=names if frame else own,
+        n_features=len(names),
         dataframe=frame,
         categorical=categorical.union(texts),
     )

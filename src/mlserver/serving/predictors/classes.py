@@ -6,13 +6,12 @@ import importlib
 import inspect
 import logging
 import sys
-from difflib import get_close_matches
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mlserver.errors import ModelLoadError
-from mlserver.serving.predictors.artifacts import brief, missing
+from mlserver.serving.predictors.wording import a, brief, missing, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,10 +45,10 @@ def load_object(config: Config) -> Any:
     if cls is None:
         own = [key for key, value in vars(module).items() if inspect.isclass(value)]
         raise ModelLoadError(
-            f"Module {name} ({_origin(module)}) has no class {class_name}{_nearest(class_name, own)}."
+            f"Module {name} ({_origin(module)}) has no class {class_name}{nearest(class_name, own)}"
         )
     if not inspect.isclass(cls):
-        raise ModelLoadError(f"{name}.{class_name} is {_a(cls)}: expected a class with a predict method.")
+        raise ModelLoadError(f"{name}.{class_name} is {_kind(cls)}: expected a class with a predict method.")
     return _make(cls, config.predictor.init_kwargs)
 
 
@@ -129,7 +128,7 @@ def _import(name: str, folder: Path) -> ModuleType:
         if error.name and f"{name}.".startswith(f"{error.name}."):
             files = [path.stem for path in folder.glob("*.py")]
             raise ModelLoadError(
-                f"There is no module {name} in {folder}, nor is one installed{_nearest(name, files)}."
+                f"There is no module {name} in {folder}, nor is one installed{nearest(name, files)}"
             ) from error
         raise ModelLoadError(f"Module {name} imports {missing(error)}") from error
     except BaseException as error:  # a module may raise anything, SystemExit too
@@ -152,7 +151,7 @@ def _make(cls: type, kwargs: dict[str, Any]) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise ModelLoadError(f"Making a {cls.__name__} raised {brief(error)}") from error
+        raise ModelLoadError(f"Making {a(cls.__name__)} raised {brief(error)}") from error
 
 
 def _method(instance: Any, name: str) -> Step | None:
@@ -160,7 +159,7 @@ def _method(instance: Any, name: str) -> Step | None:
     if method is None:
         return None
     if not callable(method):
-        raise ModelLoadError(f"{type(instance).__name__}.{name} is {_a(method)}: expected a method.")
+        raise ModelLoadError(f"{type(instance).__name__}.{name} is {_kind(method)}: expected a method.")
     try:
         inspect.signature(method).bind(None)
     except ValueError:
@@ -217,14 +216,9 @@ def _names(code: Any) -> Iterable[str]:
             yield from _names(constant)
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def _origin(module: ModuleType) -> str:
     return getattr(module, "__file__", None) or "built into Python"
 
 
-def _a(value: Any) -> str:
-    return f"a {type(value).__name__}"
+def _kind(value: Any) -> str:
+    return a(type(value).__name__)

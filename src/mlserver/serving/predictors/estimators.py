@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlserver.errors import ModelLoadError
+from mlserver.errors import InvalidInput, ModelLoadError
 from mlserver.serving.predictors import boosters
 from mlserver.serving.predictors.inputs import Frame, as_given
 from mlserver.serving.predictors.trained import Trained, array
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from mlserver.config import Config
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LEAVES = (str, bytes, int, float, complex, type(None), type, FunctionType, ModuleType, np.dtype)
 NAMES = "feature_names_in_"
+MATRIX = 2
 
 
 def load_skops(path: Path, config: Config) -> Trained:
@@ -82,11 +83,13 @@ def of_object(model: Any, path: Path, config: Config) -> Trained:
     frame = _needs_frame(model) or bool(declared)
     if frame and names is None:
         predict, proba = _on_values(predict), proba and _on_values(proba)
+    names = None if names is None else tuple(map(str, names))
+    shown = config.api.feature_order or names
     return Trained(
         library=_library(model),
-        predict=predict,
-        predict_proba=proba and _by_row(proba),
-        feature_names=None if names is None else tuple(map(str, names)),
+        predict=_blaming_missing(predict, shown),
+        predict_proba=proba and _blaming_missing(_by_row(proba), shown),
+        feature_names=names,
         n_features=getattr(model, "n_features_in_", None),
         dataframe=frame,
         prepare=Frame(dict.fromkeys(declared, as_given)) if frame else array,
@@ -98,12 +101,40 @@ def _on_values(step: Step) -> Step:
     return lambda frame: step(frame.to_numpy(dtype=object))
 
 
+def _blaming_missing(step: Step, names: Sequence[str] | None) -> Step:
+    """Has a refusal of missing values name the first that the client sent.
+
+    The model is asked, not its tags: those of a pipeline do not know of an imputer behind its first step.
+    """
+
+    def run(rows: Any) -> Any:
+        try:
+            return step(rows)
+        except ValueError as error:
+            if "contains NaN" in str(error) and (place := _missing_value(rows)) is not None:
+                row, column = place
+                feature = f"feature {names[column]!r}" if names else f"feature {column}"
+                raise InvalidInput(
+                    f"Row {row} has null for {feature}: the model takes no missing values there."
+                ) from None
+            raise
+
+    return run
+
+
+def _missing_value(rows: Any) -> tuple[int, int] | None:
+    values = rows if isinstance(rows, np.ndarray) else rows.to_numpy(dtype=object)
+    places = np.argwhere(values != values)  # noqa: PLR0124  # NaN among objects, too
+    return (int(places[0][0]), int(places[0][1])) if len(places) else None
+
+
 def _by_row(predict_proba: Step) -> Step:
     """Of a model with several outputs one matrix each becomes one list of lists each row."""
 
     def by_row(rows: Any) -> Any:
         answer = predict_proba(rows)
-        return [list(row) for row in zip(*answer, strict=True)] if isinstance(answer, list) else answer
+        several = isinstance(answer, list) and all(np.ndim(output) == MATRIX for output in answer)
+        return [list(row) for row in zip(*answer, strict=True)] if several else answer
 
     return by_row
 

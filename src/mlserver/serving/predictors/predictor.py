@@ -12,9 +12,10 @@ import numpy as np
 
 from mlserver.errors import ModelLoadError
 from mlserver.serving.predictors import classes
-from mlserver.serving.predictors.artifacts import load_artifact, missing
+from mlserver.serving.predictors.artifacts import load_artifact
 from mlserver.serving.predictors.inputs import Frame, as_given
 from mlserver.serving.predictors.trained import array
+from mlserver.serving.predictors.wording import missing
 from mlserver.serving.rows import Rows
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Predictor:
         return Rows(np.zeros((1, width)), self.feature_names)
 
     def _note_cold(self, error: BaseException) -> None:
-        _logger.warning("%s could not be warmed up with a row of zeros: %r", self.name, error)
+        _logger.warning("%s could not be warmed up with a row of zeros", self.name, exc_info=error)
 
     def check_health(self) -> bool:
         """What the user's ``check_health`` says; one that returns nothing is content.
@@ -166,7 +167,6 @@ def load_predictor(config: Config) -> Predictor:
         predictor = of_object(classes.load_object(config), config.api.categorical_features)
     else:
         predictor = _of_file(config.predictor.artifact.name, load_artifact(config))
-    _check_order(predictor, config.api.feature_order)
     predictor.n_features = predictor.n_features or len(config.api.feature_order or ()) or None
     return predictor
 
@@ -218,18 +218,6 @@ def _frame(categorical: Sequence[str]) -> Frame:
         return Frame(dict.fromkeys(categorical, as_given))
     except ModuleNotFoundError as error:
         raise ModelLoadError(f'A predictor with input = "dataframe" needs {missing(error)}') from error
-
-
-def _check_order(predictor: Predictor, order: Sequence[str] | None) -> None:
-    """Refuses an order in which values would reach the model as other features than they are."""
-    names = predictor.feature_names
-    if names is None or order is None or tuple(order) == names or len(order) != len(names):
-        return  # a wrong number of names is found with all else that is wrong with the width
-    if predictor.dataframe or set(order) == set(names):
-        raise ModelLoadError(
-            f"api.feature_order is {', '.join(order)}, but the model was made for {', '.join(names)}, "
-            "in this order. Leave api.feature_order out: records may have their names in any order."
-        )
 
 
 def _verdict(said: Any) -> bool:

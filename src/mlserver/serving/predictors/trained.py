@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,15 @@ class Trained:
     """The rows may hold strings, so they come as lists with names."""
     categorical: frozenset[str] = frozenset()
     """Names of the features that the file itself declares to be categories."""
+
+
+MADE_UP = ("{}", "f{}", "feature_{}", "Column_{}")
+"""How libraries name the features of a model that was trained without names."""
+
+
+def made_up(names: Sequence[str]) -> bool:
+    """Whether a library numbered the features, in place of names that somebody gave to them."""
+    return any(own_names(names, pattern) is None for pattern in MADE_UP)
 
 
 def own_names(names: Iterable[Any], generated: str) -> tuple[str, ...] | None:
