@@ -20,10 +20,20 @@ import urllib.request
 from pathlib import Path
 
 QUICKSTART = Path(__file__).parent / "quickstart"
-PORT = int(os.environ.get("MLSERVER_SERVER__PORT", "8000"))
-MANAGEMENT_PORT = int(os.environ.get("MLSERVER_SERVER__MANAGEMENT__PORT", "8001"))
-URL = f"http://127.0.0.1:{PORT}"
 START_TIMEOUT_S = 60
+
+
+def port_of(variable: str, name: str, default: str) -> int:
+    """The port in an environment variable, which `make demo` calls `name`."""
+    given = os.environ.get(variable, default)
+    if not (given.isascii() and given.isdigit() and 1 <= int(given) <= 65535):
+        sys.exit(f"{name} is {given!r}; expected a port from 1 to 65535: make demo {name}={default}")
+    return int(given)
+
+
+PORT = port_of("MLSERVER_SERVER__PORT", "PORT", "8000")
+MANAGEMENT_PORT = port_of("MLSERVER_SERVER__MANAGEMENT__PORT", "MANAGEMENT_PORT", "8001")
+URL = f"http://127.0.0.1:{PORT}"
 
 
 def taken(port: int) -> bool:

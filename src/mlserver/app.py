@@ -111,8 +111,8 @@ def create_app(
 class App:
     """One worker's server: the parts that `create_app` made, started and closed together.
 
-    It is started by the ASGI lifespan or, where none is passed on, by the first POST, which then waits for
-    the model. Under ``mlserver serve`` the worker starts it, and predictions are 503 until it is loaded.
+    It is started by the ASGI lifespan or, where none is passed on, by the first request; predictions then
+    wait for the model. Under ``mlserver serve`` the worker starts it; predictions are 503 until it is loaded.
     """
 
     def __init__(
@@ -134,6 +134,7 @@ class App:
         self._writer = writer
         self._exposition = exposition
         self._starting: asyncio.Task[None] | None = None
+        self._patient: asyncio.Task[None] | None = None  # a start that predictions wait for
         self._checking: asyncio.Task[None] | None = None
         self._closed = False
         self._model = Model.unknown(config)
@@ -143,14 +144,15 @@ class App:
             max_body=config.server.max_body_bytes,
             timeout=config.server.request_timeout_s,
             ids=config.observability.correlation_ids,
+            loading=self._loading,
         )
         self.reject = self._routes.reject
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI interface."""
         if scope["type"] == "http":
-            if self._starting is None and scope["method"] == "POST":
-                await self.start()
+            if self._starting is None:
+                self._starting = self._patient = asyncio.create_task(self._load())
             await self._routes(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
@@ -168,21 +170,29 @@ class App:
         self._pipeline.cut_off()
 
     async def close(self, timeout: float = 5.0) -> None:
-        """Ends the predictor and its threads; may be called twice.
+        """Ends open calls with an error, then the predictor and its threads; may be called twice.
 
         Args:
-            timeout: seconds given to a run that goes on.
+            timeout: seconds given to a load or a run that goes on.
         """
         if self._closed:
             return
         self._closed = True
-        self.health.draining = True
-        if self._starting is not None:
-            await asyncio.shield(self._starting)
+        self.health.draining, self.health.model_loaded = True, False
         self._levels.model_loaded[0] = 0.0
+        self._pipeline.cut_off()
+        await asyncio.sleep(0)  # the turn in which the observers see what was cut off
+        for task in (self._starting, self._checking):
+            if task is not None:
+                await asyncio.wait({task}, timeout=timeout)
         if not await self._runner.close(timeout):
             _logger.warning("The predictor still runs after %g s and is left behind", timeout)
         self._writer.close()
+
+    async def _loading(self) -> None:
+        """Returns when the model is loaded or has failed, if it was a request that started it."""
+        if self._patient is not None and not self._patient.done():
+            await asyncio.wait({self._patient}, timeout=self.config.server.request_timeout_s)
 
     async def _load(self) -> None:
         try:
@@ -192,6 +202,8 @@ class App:
         except Exception as error:
             self.health.failure = _public_reason(error)
             _logger.exception("The model could not be loaded: %s", error)  # noqa: TRY401  # found by its message
+            return
+        if self._closed:
             return
         self._pipeline.connect(
             Decoder(self._model.schema),
@@ -204,9 +216,8 @@ class App:
         self._levels.model_loaded[0] = 1.0
         self._recheck()
         if self._checking is not None:
-            await asyncio.wait(
-                {self._checking}, timeout=RECHECK_S
-            )  # one that hangs does not hold up the start
+            # One that hangs does not hold up the start.
+            await asyncio.wait({self._checking}, timeout=RECHECK_S)
 
     async def _check_dependencies(self) -> None:
         """Asks the predictor's ``check_health``, and again until it is content: a start is over only then."""
@@ -222,6 +233,8 @@ class App:
             asyncio.get_running_loop().call_later(RECHECK_S, self._recheck)
 
     def _recheck(self) -> None:
+        if self._closed:
+            return
         self._checking = asyncio.create_task(self._check_dependencies())
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -281,7 +294,8 @@ class App:
 
 def _public_reason(error: Exception) -> str:
     """Why the model could not be loaded, for everybody: what others' code says may hold secrets."""
-    if error.__cause__ is None and isinstance(error, MLServerError):
+    own_words = error.__cause__ is None or isinstance(error.__cause__, ModuleNotFoundError)
+    if own_words and isinstance(error, MLServerError):
         return str(error)
     return f"{type(error.__cause__ or error).__name__} while the model was loaded; the log has the rest"
 

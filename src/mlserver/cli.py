@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,10 @@ from mlserver.errors import ConfigError, Fault, MLServerError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlserver.config import Config
+    from mlserver.config import Config, ManagementSettings
 
-DONE, FAILED, MISUSED = 0, 1, 2
-"""Exit codes: done, failed at run time, bad usage or configuration."""
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: done, failed at run time, bad usage or configuration, ended by Ctrl-C."""
 
 OVERRIDES = {
     "host": "server.host",
@@ -29,23 +30,53 @@ OVERRIDES = {
 }
 """The options of ``serve`` and the settings that they take the place of."""
 
-RELOAD_SLACK_S = 120
-"""Seconds that loading a model may take, beyond the time that the replaced worker has to stop."""
-
+CONNECT_S = 10.0
 MAX_ANSWER_BYTES = 2**20
+NOT_AS_THE_FILE_SAYS = frozenset({401, 404, 421})
+"""What a server may answer whose settings of the management listener are not those of the file."""
+CHANGED = (
+    "The server goes by what server.management said when it last read the file. If that has been changed "
+    "since, send SIGHUP to the supervisor; a new host or port waits for a restart."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    options = _parser().parse_args(argv)
     try:
-        return int(options.run(options))
+        return _run(argv)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except ConfigError as error:
         _say(str(error))
         return MISUSED
     except MLServerError as error:
         _say(str(error))
         return FAILED
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(argv)
+        return int(options.run(options))
+    finally:
+        _print("")  # what argparse has written may still be on its way
+
+
+def _print(text: str) -> None:
+    """Writes to standard output; one that is closed early, as by ``head``, ends the program quietly.
+
+    Raises:
+        MLServerError: it cannot be written.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # Python flushes once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(FAILED)
+        raise MLServerError(f"cannot write to standard output: {error.strerror}") from None
 
 
 def _say(message: str) -> None:
@@ -58,7 +89,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version  # noqa: PLC0415
 
-        sys.stdout.write(f"mlserver {version('mlserver-observability')}\n")
+        _print(f"mlserver {version('mlserver-observability')}\n")
         parser.exit(DONE)
 
 
@@ -95,7 +126,8 @@ def _serve(options: argparse.Namespace) -> int:
 
     given = {key: getattr(options, name) for name, key in OVERRIDES.items()}
     overrides = {key: value for key, value in given.items() if value is not None}
-    config = load_config(options.config, overrides=overrides)
+    named = {key: f"--{name.replace('_', '-')}" for name, key in OVERRIDES.items()}
+    config = load_config(options.config, overrides=overrides, options=named)
     from mlserver.server.supervisor import serve  # noqa: PLC0415
 
     return serve(config, overrides=overrides)
@@ -103,8 +135,14 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _validate(options: argparse.Namespace) -> int:
     from mlserver.config import dump_config, load_config  # noqa: PLC0415
+    from mlserver.config.surroundings import missing_module, unwritable_log  # noqa: PLC0415
 
-    sys.stdout.write(dump_config(load_config(options.config)))
+    config = load_config(options.config)
+    if (unwritable := unwritable_log(config)) is not None:
+        raise ConfigError([unwritable])
+    if (missing := missing_module(config)) is not None:
+        _say(f"warning: {missing}")  # it may be made later
+    _print(dump_config(config))
     return DONE
 
 
@@ -112,17 +150,34 @@ def _reload(options: argparse.Namespace) -> int:
     from mlserver.config import load_config  # noqa: PLC0415
 
     config = load_config(options.config)
-    if not config.server.management.port:
-        port = json.dumps(config.server.management.port)
-        hint = "give it a number that is known beforehand, or send SIGHUP to the supervisor"
-        raise ConfigError([Fault("server.management.port", f"{port}, so there is no port to ask; {hint}")])
+    _expect_listener(config.server.management)
     status, answer = _post_reload(config)
     detail = answer.get("detail") if isinstance(answer, dict) else None
     if status // 100 == 2:
-        sys.stdout.write(f"{detail or 'reloaded'}\n")
+        _print(f"{detail or 'reloaded'}\n")
         return DONE
     _say(f"reload failed with status {status}: {detail or 'the server gave no reason'}")
+    if status in NOT_AS_THE_FILE_SAYS:
+        _say(CHANGED)
     return FAILED
+
+
+def _expect_listener(management: ManagementSettings) -> None:
+    """Checks that there is a listener that takes a reload.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from mlserver.server.access import is_loopback  # noqa: PLC0415
+
+    if not management.port:
+        port = json.dumps(management.port)
+        hint = "give it a number that is known beforehand, or send SIGHUP to the supervisor"
+        raise ConfigError([Fault("server.management.port", f"{port}, so there is no port to ask; {hint}")])
+    if management.token is None and not is_loopback(management.host):
+        reason = "null, so a listener off loopback takes no reload"
+        hint = "set a token, or send SIGHUP to the supervisor"
+        raise ConfigError([Fault("server.management.token", f"{reason}; {hint}")])
 
 
 def _post_reload(config: Config) -> tuple[int, Any]:
@@ -131,23 +186,28 @@ def _post_reload(config: Config) -> tuple[int, Any]:
     Raises:
         MLServerError: There was no answer.
     """
+    from mlserver.server.reload import longest_s  # noqa: PLC0415
+
     management = config.server.management
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(management.host, management.host)  # noqa: S104
     headers = {"Content-Type": "application/json"}
     if management.token is not None:
         headers["Authorization"] = f"Bearer {management.token.get_secret_value()}"
-    timeout = config.server.graceful_timeout_s + RELOAD_SLACK_S
-    connection = http.client.HTTPConnection(host, management.port, timeout=timeout)
+    timeout = longest_s(config.server)
+    connection = http.client.HTTPConnection(host, management.port, timeout=CONNECT_S)
     try:
+        connection.connect()
+        connection.sock.settimeout(timeout)
         connection.request("POST", "/reload", body=b"{}", headers=headers)
         response = connection.getresponse()
         return response.status, _json(response.read(MAX_ANSWER_BYTES))
     except TimeoutError:
-        raise MLServerError(f"no answer from {host}:{management.port} within {timeout:g} s") from None
+        waited = connection.sock.gettimeout() if connection.sock else CONNECT_S
+        raise MLServerError(f"no answer from {host}:{management.port} within {waited:g} s") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise MLServerError(
-            f"cannot reach {host}:{management.port}: {reason}; is the server running?"
+            f"cannot reach {host}:{management.port}: {reason}; is the server running?\n{CHANGED}"
         ) from None
     finally:
         connection.close()

@@ -114,12 +114,12 @@ def timestamp(seconds: float) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((seconds - whole) * 1000):03d}Z"
 
 
-def cut(text: str) -> str:
-    """A text of at most `MAX_TEXT` bytes of UTF-8, with a mark where something was left out."""
+def cut(text: str, limit: int = MAX_TEXT) -> str:
+    """A text of at most so many bytes of UTF-8, with a mark where something was left out."""
     data = text.encode("utf-8", "replace")
-    if len(data) <= MAX_TEXT:
+    if len(data) <= limit:
         return data.decode("utf-8")
-    return data[:MAX_TEXT].decode("utf-8", "ignore") + f"…({len(data) - MAX_TEXT} bytes more)"
+    return data[:limit].decode("utf-8", "ignore") + f"…({len(data) - limit} bytes more)"
 
 
 def cut_stack(text: str) -> str:
@@ -131,30 +131,57 @@ def cut_stack(text: str) -> str:
 
 
 def render_json(record: Mapping[str, Any]) -> bytes:
-    """A record as one JSON object and a newline; what JSON does not know becomes its ``repr``."""
+    """A record as one JSON object and a newline, of at most `ATOMIC_BYTES` unless it has very many fields.
+
+    What JSON does not know becomes its ``repr``; texts are cut until the line fits.
+    """
+    line, limit = _dumps(record), MAX_TEXT
+    while len(line) > ATOMIC_BYTES and limit > 32:
+        limit //= 2
+        line = _dumps({key: _shortened(value, limit) for key, value in record.items()})
+    return line
+
+
+def _dumps(record: Mapping[str, Any]) -> bytes:
     try:
         return orjson.dumps(record, default=repr, option=_JSON)
     except TypeError:  # lone surrogates, cycles, a repr that raises
-        return orjson.dumps({_plain(key): _plain(value) for key, value in record.items()}, option=_JSON)
+        return orjson.dumps(
+            {cut(plain(key)): cut(plain(value)) for key, value in record.items()}, option=_JSON
+        )
+
+
+def _shortened(value: object, limit: int) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = plain(value)
+    return value if len(text.encode("utf-8", "replace")) <= limit else cut(text, limit)
 
 
 def render_text(record: Mapping[str, Any]) -> bytes:
     """A record for a terminal: time, level, message, then whatever else is set."""
     rest = dict(record)
     stack = rest.pop("exception", None)
-    parts = [f"{rest.pop('timestamp')} {rest.pop('level'):<8} {_plain(rest.pop('message'))}"]
-    parts += [f"{key}={_plain(value)}" for key, value in rest.items() if value is not None]
+    parts = [f"{rest.pop('timestamp')} {rest.pop('level'):<8} {plain(rest.pop('message'))}"]
+    parts += [f"{key}={plain(value)}" for key, value in rest.items() if value is not None]
     text = " ".join(parts).replace("\r", "\\r").replace("\n", "\\n")
     if stack:
         text += "".join(f"\n    {line}" for line in str(stack).splitlines())
     return text.encode("utf-8", "replace") + b"\n"
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
+    """A value as text, whatever it is: a user's own ``str`` or ``repr`` may raise."""
     try:
-        return cut(value if isinstance(value, str) else repr(value))
-    except Exception as error:  # noqa: BLE001  # a user's __repr__ may raise anything
-        return f"<{type(value).__name__} without repr: {type(error).__name__}>"
+        return (
+            value
+            if isinstance(value, str)
+            else str(value)
+            if isinstance(value, BaseException)
+            else repr(value)
+        )
+    except Exception as error:  # noqa: BLE001  # as said
+        return f"<{type(value).__name__} without text: {type(error).__name__}>"
 
 
 def take_over_logging(writer: LineWriter, render: Render, *, level: int, worker: int | None = None) -> None:

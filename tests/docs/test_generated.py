@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
+import logging
 import re
 from pathlib import Path
 
 import pytest
 
+from mlserver import errors
 from mlserver.cli import OVERRIDES, main
 from mlserver.config.schema import KEYS
+from mlserver.errors import PredictionFailed, RequestError
+from mlserver.lines import render_json
+from mlserver.observers.logs import RequestLog
+from mlserver.server import access, reload
+from mlserver.serving.call import Batch, Call, Response
+from mlserver.signals import METRICS
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -65,3 +74,74 @@ def test_every_command_and_option_is_documented(capsys):
     assert all(f"| `mlserver {command} [CONFIG]` |" in page for command in commands)
     for option, key in OVERRIDES.items():
         assert re.search(rf"^\| `--{option.replace('_', '-')} .*` \| `{re.escape(key)}`", page, re.MULTILINE)
+
+
+def test_every_metric_has_its_row_with_its_labels_and_every_bucket_is_named():
+    page = (DOCS / "reference/metrics.md").read_text("utf-8")
+    rows = [
+        tuple(cell.strip() for cell in line.split("|")[1:-1])
+        for line in page.splitlines()
+        if line.startswith("| `")
+    ]
+    assert rows == [
+        (f"`mlserver_{metric.name}`", metric.type, ", ".join(f"`{label}`" for label in metric.labels), metric.unit,
+         metric.help)
+        for metric in METRICS
+    ]  # fmt: skip
+    bounds = [
+        float(bound) for bound in re.search(r"^Buckets .*: (.+), \+Inf", page, re.MULTILINE)[1].split(", ")
+    ]
+    assert all(list(metric.buckets) == bounds for metric in METRICS if metric.type == "histogram")
+
+
+def own_errors(module):
+    """The errors that a module declares itself."""
+    return {
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, RequestError) and value.__module__ == module.__name__
+    }
+
+
+def test_every_error_of_the_management_listener_has_its_row():
+    page = (DOCS / "reference/errors.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (.+?) \| .+ \|$", page, re.MULTILINE)
+    declared = own_errors(access) | own_errors(reload)
+    assert sorted(rows) == sorted((str(error.status), error.code, error.title) for error in declared)
+    assert declared.isdisjoint(own_errors(errors))
+
+
+class Lines:
+    def __init__(self):
+        self.records = []
+
+    def write(self, lines):
+        self.records += map(json.loads, lines)
+
+
+def a_call(status, error=None):
+    call = Call("POST", "/predict", 1.0, request_id="4c1f", operation="predict", error=error)
+    call.response = Response(status, b"{}")
+    return call
+
+
+def test_the_fields_of_a_line_in_the_reference_are_those_that_a_line_can_have():
+    failed = PredictionFailed("The predictor failed.")
+    failed.__cause__ = ValueError("no")
+    calls = [a_call(200), a_call(500, failed)]
+    calls[0].batch = Batch(calls, "predict", rows=2, id="8e2a")
+    lines = Lines()
+    settings = {"model": "iris", "version": "1.0.0", "worker": 0, "level": logging.INFO, "payloads": True}
+    RequestLog(lines, render_json, **settings)(calls, [])
+    possible = list(dict.fromkeys(field for record in lines.records for field in record))
+    page = (DOCS / "reference/logs.md").read_text("utf-8")
+    table = page.partition("| field |")[2].partition("\n\n")[0]
+    documented = [
+        field
+        for line in table.splitlines()
+        if line.startswith("| `")
+        for field in re.findall(r"`(\w+)`", line.split("|")[1])
+    ]
+    assert sorted(documented) == sorted(possible)
+    shown = json.loads(re.search(r"^```json\n(.+)\n```", page, re.MULTILINE)[1])
+    assert list(shown) == documented[: len(shown)]

@@ -46,6 +46,14 @@ def test_the_demo_shows_a_prediction_and_ends_cleanly_on_ctrl_c(environment):
     assert f"http://127.0.0.1:{port}/metrics\n" in shown
 
 
+@pytest.mark.parametrize("port", ["abc", "0", "65536", "-1", "", "٣"])
+def test_the_demo_refuses_what_is_no_port(port):
+    with start(port, 8001) as demo:
+        shown = demo.stdout.read()
+    assert demo.returncode == 1
+    assert shown == f"PORT is {port!r}; expected a port from 1 to 65535: make demo PORT=8000\n"
+
+
 @pytest.mark.parametrize("variable", ["PORT", "MANAGEMENT_PORT"])
 def test_the_demo_names_the_port_that_is_taken_and_how_to_choose_another(variable):
     port, management_port = free_ports()

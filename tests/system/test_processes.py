@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -19,6 +20,13 @@ import psutil
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+
+from mlserver.config import load_config
+from mlserver.errors import RequestError
+from mlserver.pages import create_memory
+from mlserver.server import fleet, sockets
+from mlserver.server.fleet import Fleet
+from mlserver.server.reload import Reload
 
 SLOW_START = """
 class Predictor(Predictor):
@@ -283,7 +291,7 @@ def test_a_crash_loop_ends_the_server_with_one_clear_line(server):
 def test_a_model_that_does_not_load_leaves_the_server_up_to_say_so(server, eventually):
     server.configure(predictor=BROKEN)
     server.start(ready=False)
-    eventually(lambda: "no weights at hand" in server.get("/readyz").text)
+    eventually(lambda: "RuntimeError while the model was loaded" in server.get("/readyz").text)
     pids = server.worker_pids
     for at in ("predictions", "management"):
         assert server.get("/healthz", at=at).status_code == 200
@@ -516,7 +524,7 @@ def test_a_request_that_outlasts_the_graceful_timeout_is_cut_off_and_the_exit_co
     eventually((server.folder / "running").exists)
     server.signal(signal.SIGTERM)
     assert server.wait() == 1
-    assert isinstance(slow.get(), httpx.TransportError)
+    assert (slow.get().status_code, slow.get().json()["code"]) == (503, "cut_off")
     assert "Worker 0" in server.err
 
 
@@ -654,7 +662,7 @@ def test_a_faulty_configuration_is_refused_with_its_faults_and_the_model_stays(s
     assert (server.who()[0], server.worker_pids) == ("1", old)
 
 
-@pytest.mark.parametrize(("predictor", "reason"), [(BROKEN, "no weights at hand"), (DEADLY, "exit code 7")])
+@pytest.mark.parametrize(("predictor", "reason"), [(BROKEN, "RuntimeError"), (DEADLY, "exit code 7")])
 def test_a_successor_that_does_not_get_ready_leaves_the_old_model_in_place(
     server, eventually, predictor, reason
 ):
@@ -665,6 +673,7 @@ def test_a_successor_that_does_not_get_ready_leaves_the_old_model_in_place(
     response = server.reload()
     assert (response.status_code, response.json()["code"]) == (502, "reload_failed")
     assert reason in response.json()["detail"]
+    assert predictor is DEADLY or "no weights at hand" in server.out
     assert {server.who()[0] for _ in range(10)} == {"1"}
     assert server.worker_pids == old
     assert server.get("/readyz").status_code == 200
@@ -676,7 +685,8 @@ def test_slots_that_were_replaced_already_are_put_back_when_a_later_one_fails(ex
     (server.folder / "mlserver.yaml").write_text(write)
     response = server.reload()
     assert response.status_code == 502
-    assert "there is one already" in response.json()["detail"]
+    assert "RuntimeError" in response.json()["detail"]
+    assert "there is one already" in server.out
     assert {server.who()[0] for _ in range(20)} == {"1"}
     assert set(server.worker_pids) == {0, 1}
 
@@ -684,25 +694,164 @@ def test_slots_that_were_replaced_already_are_put_back_when_a_later_one_fails(ex
 def test_a_model_that_did_not_load_can_be_put_right_by_a_reload(server, eventually):
     server.configure(predictor=BROKEN)
     server.start(ready=False)
-    eventually(lambda: "no weights at hand" in server.get("/readyz").text)
+    eventually(lambda: "RuntimeError while the model was loaded" in server.get("/readyz").text)
     set_version(server, "2")
     assert server.reload().status_code == 200
     assert server.who()[0] == "2"
 
 
-def test_a_second_reload_has_to_wait_for_the_first(extended, eventually, background):
-    server = extended(SLOW_START).start()
-    document = yaml.safe_load((server.folder / "mlserver.yaml").read_text())
-    document["predictor"]["init_kwargs"] = {"wait": "gate", "version": "2"}
-    (server.folder / "mlserver.yaml").write_text(yaml.safe_dump(document))
+def hang(server, gate="never", **options):
+    """Has the next reload wait for a file while it loads; that it does shows in `loading`."""
+    (server.folder / "loading").unlink(missing_ok=True)
+    rewrite(server, init_kwargs={"wait": gate, "version": "hangs"}, **options)
+
+
+def rewrite(server, *, init_kwargs, **observability):
+    file = server.folder / "mlserver.yaml"
+    document = yaml.safe_load(file.read_text())
+    document["predictor"]["init_kwargs"] = init_kwargs
+    document["observability"] = observability
+    file.write_text(yaml.safe_dump(document))
+
+
+def test_a_later_reload_takes_the_place_of_one_that_hangs(extended, eventually, background):
+    server = extended(SLOW_START, workers=2).start()
+    old = set(server.worker_pids.values())
+    hang(server)
     first = Later(background, server.reload)
     eventually((server.folder / "loading").exists)
+    (hanging,) = set(server.worker_pids.values()) - old
+    line = f"Worker 0: successor (pid {hanging}) loads its model"
+    assert line in [line["message"] for line in server.lines]
+    rewrite(server, init_kwargs={"version": "2"})
+    assert server.reload().status_code == 200
+    assert (first.get().status_code, first.get().json()["code"]) == (409, "reload_replaced")
+    assert {server.who()[0] for _ in range(10)} == {"2"}
+    assert not running(hanging)
+
+
+def test_a_reload_that_is_refused_leaves_the_one_that_runs_alone(extended, eventually, background):
+    server = extended(SLOW_START).start()
+    hang(server, "gate")
+    first = Later(background, server.reload)
+    eventually((server.folder / "loading").exists)
+    (server.folder / "mlserver.yaml").write_text("nonsense: true\n")
+    assert server.reload().status_code == 422
+    (server.folder / "gate").touch()
+    assert first.get().status_code == 200
+    assert server.who()[0] == "hangs"
+
+
+HANGS_IN_SLOT_1 = """
+class Predictor(Predictor):
+    def __init__(self, version="1"):
+        super().__init__(version)
+        if version == "2" and (HERE / "one").exists():
+            (HERE / "loading").touch()
+            wait_for("never")
+        if version == "2":
+            (HERE / "one").touch()
+        if version == "3":
+            raise RuntimeError("no third one")
+"""
+
+
+def test_what_a_replaced_reload_has_changed_is_put_back_if_the_later_one_fails(
+    extended, eventually, background
+):
+    server = extended(HANGS_IN_SLOT_1, workers=2).start()
+    rewrite(server, init_kwargs={"version": "2"})
+    first = Later(background, server.reload)
+    eventually((server.folder / "loading").exists)
+    rewrite(server, init_kwargs={"version": "3"})
     response = server.reload()
-    assert (response.status_code, response.json()["code"]) == (409, "reload_running")
+    assert response.status_code == 502
+    assert "no third one" in server.out
+    assert first.get().status_code == 409
+    assert {server.who()[0] for _ in range(20)} == {"1"}
+
+
+def test_a_worker_that_dies_while_its_successor_hangs_is_replaced_all_the_same(
+    extended, eventually, background
+):
+    server = extended(SLOW_START).start()
+    (pid,) = server.worker_pids.values()
+    hang(server, "gate")
+    first = Later(background, server.reload)
+    eventually((server.folder / "loading").exists)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: server.answered_by_another(pid))
     assert server.who()[0] == "1"
     (server.folder / "gate").touch()
     assert first.get().status_code == 200
-    assert server.who()[0] == "2"
+    assert server.who()[0] == "hangs"
+
+
+def test_a_successor_that_does_not_load_in_time_is_ended(server, monkeypatch):
+    """With a fleet in this process, whose patience can be set."""
+    server.configure()
+    module = server.folder / "predictor_under_test.py"
+    module.write_text(module.read_text() + dedent(SLOW_START))
+    config = load_config(server.folder / "mlserver.yaml", environ={})
+    hang(server)
+    monkeypatch.setattr(fleet, "LOAD_S", 0.5)
+
+    async def run():
+        (listening,) = sockets.bind("127.0.0.1", 0, count=1, what="server")
+        workers = Fleet(config, sockets=[listening], pages=[create_memory(), create_memory()], log=2)
+        reload = Reload(
+            config,
+            workers,
+            load=lambda: load_config(server.folder / "mlserver.yaml", environ={}),
+            adopt=lambda _: None,
+        )
+        before = psutil.Process().children()
+        with pytest.raises(RequestError) as caught:
+            await reload.result(reload.begin())
+        left = set(psutil.Process().children()) - set(before)
+        await workers.stop(delay_s=0, timeout_s=0)
+        return caught.value, left
+
+    error, left = asyncio.run(run())
+    assert error.status == 502
+    assert "It did not load its model within 0.5 s and was ended." in str(error)
+    assert left == set()
+
+
+def test_a_server_that_stops_takes_no_reload(server):
+    server.configure(drain_delay_s=600)
+    server.start()
+    server.signal(signal.SIGTERM)
+    while server.get("/readyz", at="management").status_code == 200:
+        pass
+    response = server.reload()
+    assert (response.status_code, response.json()["code"]) == (503, "server_stops")
+    server.signal(signal.SIGTERM)
+
+
+def test_a_log_file_that_cannot_be_written_is_a_fault_of_the_configuration(server):
+    lost = server.folder / "server.log"
+    lost.symlink_to(server.folder / "none" / "server.log")
+    server.configure(observability={"log_file": str(lost)})
+    server.launch()
+    assert server.wait() == 2
+    assert server.err == (
+        f"mlserver: observability.log_file: {lost}: No such file or directory; "
+        "expected a file that this user may append to\n"
+    )
+
+
+def test_a_reload_with_a_log_file_that_cannot_be_written_is_refused(server):
+    set_version(server, "1")
+    server.start()
+    old = server.worker_pids
+    lost = server.folder / "server.log"
+    lost.symlink_to(server.folder / "none" / "server.log")
+    rewrite(server, init_kwargs={"version": "2"}, log_file=str(lost))
+    response = server.reload()
+    assert response.status_code == 422
+    assert response.json()["faults"][0]["path"] == "observability.log_file"
+    assert (server.who()[0], server.worker_pids) == ("1", old)
 
 
 def test_sigterm_ends_a_reload_that_waits_for_its_model(extended, eventually, background):

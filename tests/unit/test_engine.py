@@ -192,7 +192,7 @@ def test_each_call_is_late_at_its_own_time():
         async with Bench(Model(), timeout=0.3) as bench:
             await held(bench)
             now = time.perf_counter()
-            sent = [send_at(bench, now - 0.3), send_at(bench, now - 0.2), send_at(bench, now)]
+            sent = [send_at(bench, now - 0.3), send_at(bench, now - 0.2), send_at(bench, now + 0.2)]
             together = [(await done).status for _, done in sent]
             later = (await send_at(bench, time.perf_counter())[1]).status
             bench.model.gate.set()
@@ -215,8 +215,7 @@ def test_a_predictor_has_as_many_threads_as_it_may_run_at_once_or_one_with_an_ev
     async def scenario():
         before = set(threading.enumerate())
         async with Bench(kind(), enabled=False, concurrency=concurrency):
-            own = set(threading.enumerate()) - before
-        return own
+            return set(threading.enumerate()) - before
 
     own = run(scenario())
     assert sorted(thread.name for thread in own) == [f"predictor-{number}" for number in range(threads)]
@@ -292,14 +291,18 @@ def test_nothing_that_the_predictor_sets_stays_for_the_next_run(kind):
 
 
 @both_kinds
-def test_work_that_exits_is_an_error_and_the_thread_goes_on(kind):
-    def exits():
-        raise SystemExit(3)
+def test_a_question_that_exits_is_an_error_and_the_thread_goes_on(kind):
+    class Exiting(kind):
+        def check_health(self):
+            raise SystemExit(3)
+
+        async def check_health_async(self):
+            self.check_health()
 
     async def scenario():
-        async with Bench(kind()) as bench:
+        async with Bench(Exiting()) as bench:
             with pytest.raises(PredictorError, match="SystemExit"):
-                await bench.runner.do(exits)
+                await bench.runner.check_health()
             return (await bench.send([1.0])[1]).status
 
     assert run(scenario()) == 200

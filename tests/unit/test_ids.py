@@ -23,7 +23,9 @@ def test_ids_made_at_the_same_time_differ(monkeypatch):
     assert len({new_id() for _ in range(10_000)}) == 10_000
 
 
-@pytest.mark.parametrize("start_ms", [0x5_FFFF, 0x190_0000_0000, 1_700_000_000_000, 4_102_444_800_000])
+@pytest.mark.parametrize(
+    "start_ms", [0x1_0000_0000 // 1000 - 9, 0x1000_0000_0000 // 1000 - 9, 1_700_000_000_000]
+)
 def test_ids_of_later_milliseconds_are_later_in_the_alphabet(monkeypatch, start_ms):
     ids = []
     for step in range(3000):

@@ -2,7 +2,7 @@
 
 ``settings`` declares them, ``checks`` says what values must be beyond their type, ``schema`` is the same as
 a table; ``document`` reads the file's text, ``environment`` the variables, ``faults`` and ``wording`` say
-what is wrong, and ``load`` puts them together.
+what is wrong, and ``load`` puts them together. ``surroundings`` looks at what is outside of the file.
 """
 
 from mlserver.config.load import dump_config, load_config, make_config

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "MLSERVER_"
+LIKENESS = 0.75
+"""How like a known name an unknown one must be. Names in one section begin alike, whatever they mean."""
 
 VARIABLES: dict[str, KeyPath] = {variable(path): path for path in (*SECTIONS, *KEYS) if len(path) > 1}
 
@@ -60,6 +62,6 @@ def _setting(name: str, text: str) -> Setting:
 
 def _unknown(name: str) -> Fault:
     known = [variable.removeprefix(PREFIX) for variable in VARIABLES]
-    near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), known, n=1)
+    near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), known, n=1, cutoff=LIKENESS)
     hint = f"did you mean {PREFIX}{near[0]}?" if near else "it sets no known key"
     return fault(name, f"unknown variable; {hint}")

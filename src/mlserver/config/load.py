@@ -26,6 +26,7 @@ def load_config(
     path: Path | str = "mlserver.yaml",
     *,
     overrides: Mapping[str, object] | None = None,
+    options: Mapping[str, str] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Config:
     """Read the settings: overrides before environment variables before the file before defaults.
@@ -33,6 +34,7 @@ def load_config(
     Args:
         path: The YAML file.
         overrides: Values by dotted path, such as ``{"server.port": 8080}``.
+        options: What the user knows an override as, by its path, such as ``{"server.port": "--port"}``.
         environ: Environment to take variables from; the process's own by default.
 
     Raises:
@@ -45,8 +47,10 @@ def load_config(
     if data is not None and not isinstance(data, Mapping):
         raise ConfigError([fault(name, f"holds no mapping; expected {_sections()}")])
     settings, wrong = environment.read(os.environ if environ is None else environ)
+    named = options or {}
     settings += [
-        Setting(tuple(key.split(".")), value, "override") for key, value in (overrides or {}).items()
+        Setting(tuple(key.split(".")), value, named.get(key, "override"))
+        for key, value in (overrides or {}).items()
     ]
     return _validated(data or {}, settings, [*faults, *wrong], {"folder": file.parent, "path": file})
 

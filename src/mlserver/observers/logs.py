@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from mlserver.lines import bound_fields, cut, cut_stack, take_over_logging, timestamp
+from mlserver.lines import bound_fields, cut, cut_stack, plain, take_over_logging, timestamp
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
@@ -106,7 +106,7 @@ def _failure(error: Exception) -> dict[str, str]:
     if cause is None:
         return {"error": cut(str(error))}
     stack = "".join(traceback.format_exception(cause))
-    return {"error": cut(str(cause)), "exception": cut_stack(stack)}
+    return {"error": cut(plain(cause)), "exception": cut_stack(stack)}
 
 
 def bind_ids(batch: Batch) -> None:

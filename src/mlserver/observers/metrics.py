@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections import defaultdict
 from itertools import accumulate
@@ -14,7 +15,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from mlserver import signals
-from mlserver.pages import Key, Page
+from mlserver.errors import PredictionFailed
+from mlserver.pages import Key, Page, PageFull
 from mlserver.serving.call import Levels
 
 if TYPE_CHECKING:
@@ -35,6 +37,11 @@ DROPPABLE = ("logs", "metrics")
 thread count: adding a series is for the event loop alone."""
 
 
+MAX_LABEL = 120
+"""Characters of a label's value."""
+_logger = logging.getLogger("mlserver.metrics")
+
+
 class Table:
     """The series of one metric in one page, by label values."""
 
@@ -49,10 +56,17 @@ class Table:
         return self._add(labels) if found is None else found
 
     def _add(self, labels: tuple[str, ...]) -> memoryview[float]:
-        if len(self._series) >= MAX_SERIES and labels != (OVERFLOW,) * len(labels):
-            return self(*(OVERFLOW,) * len(labels))
-        key = Key(self._metric.type, self._metric.name, labels, self._metric.buckets)
-        values = self._series[labels] = self._page.series(key)
+        overflow = (OVERFLOW,) * len(labels)
+        if len(self._series) >= MAX_SERIES and labels != overflow:
+            return self(*overflow)
+        named = tuple(label[:MAX_LABEL] for label in labels)
+        key = Key(self._metric.type, self._metric.name, named, self._metric.buckets)
+        try:
+            values = self._page.series(key)
+        except PageFull:  # counted where nobody sees it, so that whatever else there is goes on
+            _logger.warning("There is no room to count %s %s", key.name, key.labels)
+            values = memoryview(bytearray(8 * key.size)).cast("d")
+        self._series[labels] = values
         return values
 
 
@@ -76,7 +90,8 @@ class Metrics:
         for signal in DROPPABLE:
             self._dropped(signal)
         self._runs = Table(page, signals.PREDICTION_DURATION)(model)
-        self._bounds = signals.LATENCY_BUCKETS
+        self._bounds = signals.REQUEST_DURATION.buckets
+        self._run_bounds = signals.PREDICTION_DURATION.buckets
         self._of_call: dict[tuple[str, str, int], tuple[memoryview[float], memoryview[float]]] = {}
         page.reset_gauges()
         self.levels = Levels(
@@ -91,19 +106,15 @@ class Metrics:
         for call in calls:
             count, histogram = self._look_up(call.endpoint, call.method, call.status)
             count[0] += 1.0
-            self._observe(histogram, call.finished - call.received)
-            if call.batch is not None and call.error is not None:
+            _observe(histogram, self._bounds, call.finished - call.received)
+            if isinstance(call.error, PredictionFailed):
                 self._errors(self._model, call.error_type or "")[0] += 1.0
         for batch in batches:
-            self._observe(self._runs, batch.ended - batch.started)
+            _observe(self._runs, self._run_bounds, batch.ended - batch.started)
 
     def dropped(self, signal: str, count: int = 1) -> None:
         """Counts signals that could not be given; may be called in any thread for those of `DROPPABLE`."""
         self._dropped(signal)[0] += count
-
-    def _observe(self, histogram: memoryview[float], seconds: float) -> None:
-        histogram[bisect_left(self._bounds, seconds)] += 1.0
-        histogram[-1] += seconds
 
     def _look_up(
         self, endpoint: str, method: str, status: int
@@ -116,6 +127,11 @@ class Metrics:
             if known == method:
                 self._of_call[key] = found
         return found
+
+
+def _observe(histogram: memoryview[float], bounds: Sequence[float], value: float) -> None:
+    histogram[bisect_left(bounds, value)] += 1.0
+    histogram[-1] += value
 
 
 class PageCollector(Collector):
@@ -168,5 +184,8 @@ class Exposition:
         Returns:
             content type and body.
         """
-        encoder, content_type = choose_encoder(accept)
+        try:
+            encoder, content_type = choose_encoder(accept)
+        except ValueError:  # of a version that is no version
+            encoder, content_type = choose_encoder("")
         return content_type.encode("ascii"), encoder(self._registry)

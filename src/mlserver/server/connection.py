@@ -11,7 +11,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -88,8 +87,6 @@ class Connection(HttpToolsProtocol):
         app_state: what each request finds in its ASGI scope as ``state``.
     """
 
-    flow: Flow
-
     def __init__(
         self, config: Config, state: State, app_state: dict[str, Any], *, limits: Limits, sink: Sink
     ) -> None:
@@ -122,7 +119,6 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes the connection, or refuses it at once."""
         super().connection_made(transport)
-        self.flow = Flow(transport)
         limit = self._limits.max_connections
         if len(self.connections) <= limit:
             self._deadline.set(self._limits.header_timeout_s, self._end)
@@ -155,7 +151,6 @@ class Connection(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends no more. It may still wait for its answers, or have hung up."""
         self._eof = True
-        self.flow.end_reading()
         if self._phase is Phase.OPEN:
             self._next()
         return self._phase is not Phase.LINGERING
@@ -272,23 +267,3 @@ class Connection(HttpToolsProtocol):
         self._phase = Phase.LINGERING
         self.transport.write_eof()
         self._deadline.set(self._limits.linger_s, self.transport.close)
-
-
-class Flow(FlowControl):
-    """Flow control that knows of the end: uvloop minds if reading is paused or resumed behind it."""
-
-    _ended = False
-
-    def end_reading(self) -> None:
-        """There is no more to read."""
-        self._ended = True
-
-    def pause_reading(self) -> None:
-        """Pauses, unless there is nothing to pause."""
-        if not self._ended:
-            super().pause_reading()
-
-    def resume_reading(self) -> None:
-        """Resumes, unless there is nothing to read."""
-        if not self._ended:
-            super().resume_reading()

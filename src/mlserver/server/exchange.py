@@ -33,10 +33,7 @@ class Wire(Protocol):
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
-
-    @property
-    def flow(self) -> FlowControl:
-        """Its flow control."""
+    flow: FlowControl
 
     @property
     def date(self) -> bytes:
@@ -143,11 +140,15 @@ class Exchange:
 
     async def run(self, app: ASGIApp) -> None:
         """Has the application answer, and answers in its place where it does not."""
+        error: Exception | None = None
         try:
             await app(self.scope, self.receive, self.send)
+        except Exception as raised:  # noqa: BLE001  # whatever it is, the client gets an answer
+            error = raised
+        else:
             if not self.complete and not self.disconnected:
-                raise RuntimeError("The application returned without a complete response.")  # noqa: TRY301
-        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer
+                error = RuntimeError("The application returned without a complete response.")
+        if error is not None:
             self._rescue(error)
 
     async def receive(self) -> Any:

@@ -8,10 +8,10 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING
 
-from mlserver.errors import ModelLoadError
+from mlserver.errors import MLServerError, ModelLoadError
 from mlserver.pages import Page
 from mlserver.server.control import Accept, Launch, Readiness, pack_config
-from mlserver.server.process import Worker
+from mlserver.server.process import NOT_STARTED, Worker, hint
 from mlserver.server.respawn import CRASH_LOOP, Respawn
 from mlserver.server.slots import assign
 from mlserver.serving.health import Health
@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 
     from mlserver.config import Config
 
+LOAD_S = 600.0
+"""How long a successor may take to load its model."""
 SILENCE_S = 10.0
 SILENCE = (
     f"has been silent for {SILENCE_S:g} s: its event loop is blocked, by native code that holds the "
     "interpreter lock or by a lack of CPU time. Requests in it wait."
 )
-NOT_STARTED = "It could not be started"
 _logger = logging.getLogger("mlserver.supervisor")
+
+
+class Superseded(MLServerError):
+    """A replacement was given up for a later one, which has to deal with what it left."""
 
 
 class Slot:
@@ -41,7 +46,7 @@ class Slot:
         self.worker: Worker | None = None
         self.respawn = Respawn()
         self.filling = asyncio.Lock()
-        """Held by whoever is finding a worker for it."""
+        """Held by whoever starts a worker for it, or puts one in it; never while a model loads."""
 
 
 class Fleet:
@@ -87,21 +92,24 @@ class Fleet:
             self._spawn(self._keep(slot), self._keepers)
         self._spawn(self._listen_for_silence(), self._keepers)
 
-    async def replace(self, config: Config) -> None:
+    async def replace(self, config: Config, *, before: Config, superseded: asyncio.Event) -> None:
         """Gives every slot a worker with a new configuration, one after the other and without a gap.
+
+        Args:
+            config: the new one.
+            before: what all slots are to have if that fails.
+            superseded: set when a later replacement waits to take the place of this one.
 
         Raises:
             ModelLoadError: a successor did not get ready. The workers before it are put back.
+            Superseded: it was given up. Some slots may have the new configuration, others not.
         """
-        done: list[Slot] = []
-        before = [slot.config for slot in self._slots]
-        for slot in self._slots:
-            try:
-                await self._replace(slot, config)
-            except ModelLoadError:
-                await self._put_back(dict(zip(done, before, strict=False)))
-                raise
-            done.append(slot)
+        try:
+            for slot in self._slots:
+                await self._replace(slot, config, superseded)
+        except ModelLoadError:
+            await self._put_back(before, superseded)
+            raise
 
     async def stop(self, *, delay_s: float, timeout_s: float) -> list[str]:
         """Drains and ends all workers.
@@ -122,7 +130,7 @@ class Fleet:
         workers = list(self._workers)
         served = [worker for worker in workers if worker.ready]
         await asyncio.gather(*(worker.drain(timeout_s) for worker in workers))
-        return [_fault(worker, timeout_s) for worker in served if not worker.complete]
+        return [worker.fault(timeout_s) for worker in served if not worker.complete]
 
     async def kill(self) -> None:
         """Ends all workers at once."""
@@ -227,10 +235,10 @@ class Fleet:
 
     # Replacing.
 
-    async def _replace(self, slot: Slot, config: Config) -> None:
+    async def _replace(self, slot: Slot, config: Config, superseded: asyncio.Event) -> None:
         timeout_s = slot.config.server.graceful_timeout_s
+        successor = await self._ready_worker(slot, config, superseded)
         async with slot.filling:
-            successor = await self._ready_worker(slot, config)
             predecessor, slot.worker = slot.worker, successor
             slot.config = config
         if predecessor is not None:
@@ -238,24 +246,35 @@ class Fleet:
             self._share()
             await predecessor.drain(timeout_s)
             if served and not predecessor.complete:
-                _logger.warning(_fault(predecessor, timeout_s))
+                _logger.warning(predecessor.fault(timeout_s))
 
-    async def _ready_worker(self, slot: Slot, config: Config) -> Worker:
-        try:
-            worker = await self._launch(slot, config)
-        except OSError as error:
-            raise ModelLoadError(f"{NOT_STARTED}: {error}. {hint(NOT_STARTED)}") from error
-        await worker.settled.wait()
+    async def _ready_worker(self, slot: Slot, config: Config, superseded: asyncio.Event) -> Worker:
+        if superseded.is_set():
+            raise Superseded
+        worker = await self._launch_successor(slot, config)
+        await _any(worker.settled, superseded, timeout_s=LOAD_S)
         if worker.ready:
             return worker
-        reason = worker.failure or f"It died: {worker.ending}. {hint(worker.ending)}"
+        reason = _unready(worker)
         await worker.drain(0)
+        if superseded.is_set():
+            raise Superseded
         raise ModelLoadError(reason)
 
-    async def _put_back(self, configs: dict[Slot, Config]) -> None:
-        for slot, config in configs.items():
+    async def _launch_successor(self, slot: Slot, config: Config) -> Worker:
+        async with slot.filling:
             try:
-                await self._replace(slot, config)
+                worker = await self._launch(slot, config)
+            except OSError as error:
+                raise ModelLoadError(f"{NOT_STARTED}: {error}. {hint(NOT_STARTED)}") from error
+        _logger.info("Worker %d: successor (pid %d) loads its model", slot.number, worker.process.pid)
+        return worker
+
+    async def _put_back(self, before: Config, superseded: asyncio.Event) -> None:
+        for slot in self._slots:
+            try:
+                if slot.config is not before:
+                    await self._replace(slot, before, superseded)
             except ModelLoadError as error:
                 _logger.error("Worker %d keeps the new configuration: %s", slot.number, error)  # noqa: TRY400
 
@@ -265,22 +284,17 @@ class Fleet:
         task.add_done_callback(tasks.discard)
 
 
-def hint(ending: str) -> str:
-    """What a user can do about a worker that ended like this."""
-    if ending.startswith(NOT_STARTED):
-        return "A limit on processes or memory may be reached."
-    if "SIGKILL" in ending:
-        return "If nobody killed it, the system was out of memory: see `dmesg`, and use fewer workers."
-    if "killed by" in ending:
-        return "A native library crashed; the stack is on standard error."
-    return "Standard error has what it printed."
+def _unready(worker: Worker) -> str:
+    if not worker.settled.is_set():
+        return f"It did not load its model within {LOAD_S:g} s and was ended."
+    return worker.failure or f"It died: {worker.ending}. {hint(worker.ending)}"
 
 
-def _fault(worker: Worker, timeout_s: float) -> str:
-    if worker.complete is None:
-        return (
-            f"{worker} did not say within {timeout_s:g} s that it had answered its requests: {worker.ending}."
-        )
-    return (
-        f"{worker} had to cut off requests that took longer than {timeout_s:g} s (server.graceful_timeout_s)."
-    )
+async def _any(*events: asyncio.Event, timeout_s: float) -> None:
+    """Waits until one of them is set, for so long at most."""
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -16,16 +16,15 @@ if TYPE_CHECKING:
 PARAMETERS: dict[Any, str] = {
     uvicorn.Config: "app http interface lifespan ws workers log_config proxy_headers forwarded_allow_ips",
     HttpToolsProtocol: "config server_state app_state",
-    FlowControl: "transport",
 }
 METHODS: dict[Any, str] = {
     uvicorn.Config: "load",
     HttpToolsProtocol: "connection_made connection_lost pause_writing resume_writing on_message_begin on_url",
-    FlowControl: "pause_reading resume_reading pause_writing resume_writing drain",
+    FlowControl: "pause_reading resume_reading drain",
 }
 ATTRIBUTES: dict[Any, str] = {
     HttpToolsProtocol: "app connections flow headers loop parser scope tasks transport",
-    FlowControl: "read_paused write_paused",
+    FlowControl: "write_paused",
     ServerState: "connections",
 }
 

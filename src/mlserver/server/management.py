@@ -117,8 +117,7 @@ class Management:
         _expect(request, ("POST",))
         admit_write(request.headers)
         _expect_object(await request.body())
-        self._reload.begin()
-        return Response(200, _compact(await self._reload.result()))
+        return Response(200, _compact(await self._reload.result(self._reload.begin())))
 
 
 def problem(error: RequestError, request_id: str) -> Response:

@@ -37,6 +37,9 @@ LAST_WORDS_S = 1.0
 """How long messages may still arrive after the process has ended."""
 EXIT_S = 5.0
 """How long a worker that has answered everything may take to exit."""
+DRAIN_SLACK_S = LAST_WORDS_S + EXIT_S + LAST_WORDS_S
+"""How much longer than its time-out a drain may take."""
+NOT_STARTED = "It could not be started"
 _logger = logging.getLogger("mlserver.supervisor")
 
 
@@ -115,6 +118,17 @@ class Worker:
         except ValueError:
             return f"killed by signal {-code}"
 
+    def fault(self, timeout_s: float) -> str:
+        """What went wrong in a drain that did not answer everything."""
+        if self.complete is None:
+            return (
+                f"{self} did not say within {timeout_s:g} s that it had answered its requests: {self.ending}."
+            )
+        return (
+            f"{self} had to cut off requests that took longer than {timeout_s:g} s "
+            "(server.graceful_timeout_s)."
+        )
+
     async def follow(self, changed: Callable[[], None]) -> None:
         """Takes in what the worker says until its process has ended."""
         listening = asyncio.create_task(self._listen(changed))
@@ -185,3 +199,14 @@ class Worker:
 async def _within(seconds: float, work: Awaitable[object]) -> None:
     """Waits for something, for so long at most. A task goes on."""
     await asyncio.wait({asyncio.ensure_future(work)}, timeout=seconds)
+
+
+def hint(ending: str) -> str:
+    """What a user can do about a worker that ended like this."""
+    if ending.startswith(NOT_STARTED):
+        return "A limit on processes or memory may be reached."
+    if "SIGKILL" in ending:
+        return "If nobody killed it, the system was out of memory: see `dmesg`, and use fewer workers."
+    if "killed by" in ending:
+        return "A native library crashed; the stack is on standard error."
+    return "Standard error has what it printed."

@@ -34,7 +34,9 @@ class Protocol(Connection):
     ) -> None:
         super().__init__(config, state, app_state, limits=limits, sink=sink)
         self._fed = 0  # bytes of the input that the parser has had: the beginning of a head
-        self._fields: dict[bytes, bytes] = {}  # of its headers, those that frame it
+        self._fields: list[tuple[bytes, bytes]] = []  # of its headers, those that frame it
+        self._complete = False  # the head
+        self._keep_alive = False
         self._body: Body | None = None  # of the request in `_exchange`, as long as more of it is to come
 
     @property
@@ -71,32 +73,25 @@ class Protocol(Connection):
         begins = not self._fed
         if begins:
             self._input = self._input.lstrip(b"\r\n")  # RFC 9112, 2.2: some clients send these behind a body
-            self._fields = {}
+            self._fields = []
+            self._complete = False
             self.parser = httptools.HttpRequestParser(self)
         limit = self._limits.max_header_bytes
         found = self._input.find(_HEAD_END, max(self._fed - 3, 0))
         end = min(len(self._input) if found < 0 else found + len(_HEAD_END), limit)
         try:
             self._feed(self._input[self._fed : end])
-            if self._exchange is None:
-                self._check_incomplete(end, complete=found >= 0)
+            if self._complete:
+                self._begin(end)
+                return True
+            self._check_incomplete(end, ends=found >= 0)
         except RequestError as error:
             self._refuse(error, self._method())
             return False
-        if self._exchange is not None:
-            self._begin(self._exchange, end)
-            return True
         self._fed = end
         if begins and end:
             self._deadline.set(self._limits.header_timeout_s, self._head_late)
         return False
-
-    def _check_incomplete(self, end: int, *, complete: bool) -> None:
-        limit = self._limits.max_header_bytes
-        if end == limit:
-            raise HeadersTooLarge(f"The headers have more than {limit} bytes (server.max_header_bytes).")
-        if complete:  # for us, but not for the parser
-            raise MalformedRequest("This is HTTP/2; expected HTTP/1.1.")
 
     def _feed(self, head: bytes) -> None:
         try:
@@ -104,17 +99,41 @@ class Protocol(Connection):
         except httptools.HttpParserUpgrade:
             pass  # RFC 9110, 7.8: an offer to change the protocol may be ignored
         except httptools.HttpParserError as error:
-            raised = error.__context__  # by a callback
-            if raised is None:
-                raise MalformedRequest(f"This is no HTTP/1.1 request: {error}.") from error
-            raise raised from None
+            raise MalformedRequest(f"This is no HTTP/1.1 request: {error}.") from error
 
-    def _begin(self, exchange: Exchange, end: int) -> None:
-        """The head is complete: the request is on its way."""
+    def _check_incomplete(self, end: int, *, ends: bool) -> None:
+        limit = self._limits.max_header_bytes
+        if end == limit:
+            raise HeadersTooLarge(f"The headers have more than {limit} bytes (server.max_header_bytes).")
+        if ends:
+            raise MalformedRequest("This is HTTP/2; expected HTTP/1.1.")
+
+    def _begin(self, end: int) -> None:
+        """The head is complete: the request is on its way, unless there is something llhttp does not mind."""
+        line = self._input[: self._input.index(b"\r")]
+        if line.count(b" ") != 2 or not line.endswith((b" HTTP/1.1", b" HTTP/1.0")):
+            raise MalformedRequest(
+                "Expected a first line METHOD /path HTTP/1.1, with one space between each."
+            )
+        fields = dict(self._fields)
+        if len(fields) < len(self._fields):
+            names = b", ".join(sorted(FIELDS)).decode()
+            raise MalformedRequest(f"A header came more than once that may not: one of {names}.")
+        scope, old = self.scope, line.endswith(b"0")
+        scope["path"], scope["raw_path"], scope["query_string"] = split_target(self.url)
+        scope["method"] = line[: line.index(b" ")].decode("ascii")
+        if old:
+            scope["http_version"] = "1.0"
+        body = body_of(fields, old=old)
+        expects = fields.get(b"expect", b"").lower() == b"100-continue"
+        self._answer(Exchange(self, scope, keep_alive=self._keep_alive and not old, expects=expects), body)
         self._input = self._input[end:]
         self._fed = 0
+
+    def _answer(self, exchange: Exchange, body: Body | None) -> None:
+        self._exchange, self._body = exchange, body
         self._deadline.clear()
-        if self._body is None:
+        if body is None:
             exchange.end()
         task = self.loop.create_task(exchange.run(self.app))
         self.tasks.add(task)
@@ -149,44 +168,16 @@ class Protocol(Connection):
     # What the parser reports, all of it within `_feed`.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Takes a header.
-
-        Raises:
-            MalformedRequest: it came before, and may not come twice.
-        """
-        name, value = name.lower(), value.rstrip(b" \t")  # llhttp leaves that space
-        self.headers.append((name, value))
-        if name in FIELDS:
-            if name in self._fields:
-                raise MalformedRequest(f"The header {name.decode()} came more than once; send it once.")
-            self._fields[name] = value
+        """Takes a header."""
+        header = name.lower(), value.rstrip(b" \t")  # llhttp leaves that space
+        self.headers.append(header)
+        if header[0] in FIELDS:
+            self._fields.append(header)
 
     def on_headers_complete(self) -> None:
-        """Makes the request.
-
-        Raises:
-            MalformedRequest: there is something about the head that llhttp does not mind.
-        """
-        line = self._input[: self._input.index(b"\r")]
-        if line.count(b" ") != 2 or not line.endswith((b" HTTP/1.1", b" HTTP/1.0")):
-            raise MalformedRequest(
-                "Expected a first line METHOD /path HTTP/1.1, with one space between each."
-            )
-        scope, fields, old = self.scope, self._fields, line.endswith(b"0")
-        scope["path"], scope["raw_path"], scope["query_string"] = split_target(self.url)
-        self._body = body_of(fields, old=old)
-        scope["method"] = line[: line.index(b" ")].decode("ascii")
-        if old:
-            scope["http_version"] = "1.0"
-        self._exchange = Exchange(
-            self,
-            scope,
-            keep_alive=self.parser.should_keep_alive() and not old,
-            expects=b"expect" in fields and fields[b"expect"].lower() == b"100-continue",
-        )
-
-    def on_body(self, body: bytes) -> None:
-        """Not from the parser: it never gets a body."""
+        """Takes down what the parser says only now."""
+        self._complete = True
+        self._keep_alive = self.parser.should_keep_alive()
 
     def on_message_complete(self) -> None:
         """Not for the parser to say: it never gets a body."""

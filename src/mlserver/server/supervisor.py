@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from setproctitle import setproctitle
 
 from mlserver.config import load_config
-from mlserver.errors import MLServerError
+from mlserver.errors import ConfigError, Fault, RequestError
 from mlserver.lines import LineWriter, render_json, render_text, take_over_logging
 from mlserver.observers.metrics import Exposition
 from mlserver.pages import create_memory
@@ -21,7 +21,7 @@ from mlserver.server.fleet import Fleet
 from mlserver.server.limits import Limits
 from mlserver.server.listener import Listener
 from mlserver.server.management import Management
-from mlserver.server.reload import Reload, ReloadRunning
+from mlserver.server.reload import Reload
 
 if TYPE_CHECKING:
     import socket
@@ -46,7 +46,8 @@ def serve(config: Config, *, overrides: dict[str, object]) -> int:
         the exit code: 0 if every request was answered, else 1.
 
     Raises:
-        MLServerError: an address cannot be listened on, or the log file not be written.
+        ConfigError: the log file cannot be written.
+        MLServerError: an address cannot be listened on.
     """
     setproctitle("ml_server: supervisor")
     return asyncio.run(_serve(config, overrides))
@@ -112,22 +113,31 @@ class Supervisor:
         """
         if self._config.path is None:
             return self._config
-        return load_config(self._config.path, overrides=self._overrides)
+        config = load_config(self._config.path, overrides=self._overrides)
+        self._open_log(config).close()  # a worker that could not write there would die without a word
+        return config
+
+    def _open_log(self, config: Config) -> LineWriter:
+        """Where log lines go.
+
+        Raises:
+            ConfigError: the log file cannot be written.
+        """
+        path = config.observability.log_file
+        try:
+            return LineWriter.to_file(path) if path else LineWriter(os.dup(self._log))
+        except OSError as error:
+            reason = f"{path}: {error.strerror}; expected a file that this user may append to"
+            raise ConfigError([Fault("observability.log_file", reason)]) from error
 
     def _adopt(self, config: Config) -> None:
         """Logs and shows metrics as a configuration says; a log file that was moved away is made anew.
 
         Raises:
-            MLServerError: the log file cannot be written.
+            ConfigError: the log file cannot be written.
         """
         settings = config.observability
-        try:
-            writer = (
-                LineWriter.to_file(settings.log_file) if settings.log_file else LineWriter(os.dup(self._log))
-            )
-        except OSError as error:
-            reason = f"{error.strerror}; expected a file that this user may append to"
-            raise MLServerError(f"observability.log_file: {settings.log_file}: {reason}.") from error
+        writer = self._open_log(config)
         render = render_json if settings.structured_logging else render_text
         take_over_logging(writer, render, level=logging.getLevelNamesMapping()[settings.log_level])
         if self._writer is not None:
@@ -152,7 +162,7 @@ class Supervisor:
             return
         try:
             self._reload.begin()
-        except ReloadRunning as error:
+        except RequestError as error:
             _logger.warning(str(error))
 
     async def _manage(self) -> Listener | None:
@@ -178,7 +188,7 @@ class Supervisor:
 
     async def _wind_down(self) -> list[str]:
         """Ends all workers; returns what went wrong."""
-        self._reload.cancel()
+        self._reload.stop()
         crash = self._fleet.crashed.result() if self._fleet.crashed.done() else None
         server = self._reload.config.server
         stopping = asyncio.create_task(

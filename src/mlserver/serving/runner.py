@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
@@ -82,7 +82,8 @@ class Runner:
         """
         loop = asyncio.get_running_loop()
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._start_task, calls, loop, done)
+            # A context of its own: not that of the request whose arrival happened to start the run.
+            self._loop.call_soon_threadsafe(self._start_task, calls, loop, done, context=Context())
         else:
             predictor = self._loaded
             self._jobs.put(lambda: _post(loop, done, drive(answer(predictor, calls, self._enter))))
