@@ -8,6 +8,8 @@ import json
 import httpx
 import pytest
 
+from mlserver.app import create_app
+
 MEGABYTE = 2**20
 JSON = {"content-type": "application/json"}
 
@@ -245,8 +247,6 @@ def test_bytes_beyond_what_may_wait_are_a_503(serving, run):
 
 
 def test_an_application_mounted_under_a_prefix_answers_below_it(configured, run):
-    from mlserver.app import create_app
-
     async def scenario():
         app = create_app(configured())
         transport = httpx.ASGITransport(app, root_path="/models/sums")
@@ -256,3 +256,59 @@ def test_an_application_mounted_under_a_prefix_answers_below_it(configured, run)
         return response
 
     assert run(scenario()).json()["predictions"] == [6.0]
+
+
+@pytest.mark.parametrize(
+    ("root", "path"), [("/api/", "/api/predict"), ("/pre", "/predict"), ("", "/predict")]
+)
+def test_only_a_whole_segment_is_taken_for_the_prefix(configured, run, root, path):
+    async def scenario():
+        app = create_app(configured())
+        transport = httpx.ASGITransport(app, root_path=root)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            response = await client.post(path, json={"ndarray": [[1, 2, 3]]})
+        await app.close()
+        return response.status_code
+
+    assert run(scenario()) == 200
+
+
+def test_middleware_that_gives_the_body_again_is_not_taken_for_a_client_that_left(configured, run):
+    async def scenario():
+        app, sent = create_app(configured()), []
+
+        async def receive():
+            return {"type": "http.request", "body": b'{"ndarray": [[1, 2, 3]]}', "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        await app(_scope(), receive, send)
+        await app.close()
+        return sent[0]["status"]
+
+    assert run(scenario()) == 200
+
+
+def test_a_scrape_of_a_version_that_is_none_gets_text(serving, run):
+    async def scenario():
+        async with serving() as server:
+            accept = {"accept": "application/openmetrics-text; version=abc"}
+            return await server.client.get("/metrics", headers=accept)
+
+    response = run(scenario())
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain")
+
+
+def test_any_first_request_starts_the_model_and_every_prediction_waits_for_it(configured, run):
+    async def scenario():
+        app = create_app(configured())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            first = await client.get("/readyz")
+            posts = [client.post("/predict", json={"ndarray": [[1, 2, 3]]}) for _ in range(3)]
+            statuses = [response.status_code for response in await asyncio.gather(*posts)]
+        await app.close()
+        return first.status_code, statuses
+
+    assert run(scenario()) == (503, [200, 200, 200])

@@ -68,7 +68,9 @@ def test_closing_cuts_what_is_not_answered_in_time(run):
 
 
 @pytest.mark.parametrize("turns", range(10))
-def test_a_client_that_connects_while_the_listener_closes_does_not_hold_it_up(run, monkeypatch, turns):
+def test_a_client_that_connects_while_the_listener_closes_neither_holds_it_up_nor_is_left(
+    run, monkeypatch, turns
+):
     monkeypatch.setattr(connection, "FIRST_REQUEST_S", 0.05)
 
     async def scenario():
@@ -77,9 +79,12 @@ def test_a_client_that_connects_while_the_listener_closes_does_not_hold_it_up(ru
             for _ in range(turns):
                 await asyncio.sleep(0)
             with socket.create_connection(served.address):
-                return await closing
+                answered = await closing
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                return answered, served.connections
 
-    assert run(scenario())
+    assert run(scenario()) == (True, [])
 
 
 def test_closing_can_have_an_error_answered_before_it_cuts(run):

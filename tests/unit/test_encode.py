@@ -166,9 +166,19 @@ LOOP.append(LOOP)
     "value", ["\ud800", 2**70, 1j, object(), LOOP, {object(): 1}, np.array([1j]), b"\xff"]
 )
 def test_an_output_that_json_cannot_hold_is_a_predictor_error(value):
-    answer = normalise([value], 1)
-    with pytest.raises(PredictorError, match="cannot be written as JSON: "):
-        Encoder("m", "1")("predict", answer, None, 0.0)
+    def answer():
+        return Encoder("m", "1")("predict", normalise([value], 1), None, 0.0)
+
+    with pytest.raises(PredictorError, match=r"cannot be written as JSON: |nested too deeply for JSON"):
+        answer()
+
+
+def test_a_list_of_views_of_the_predictors_buffer_is_copied_too():
+    buffer = np.array([[1.0], [2.0]])
+    answer = normalise([{"row": buffer[0]}, [buffer[1]]], 2)
+    buffer[:] = 9.0
+    written = json.loads(Encoder("m", "1")("predict", answer, None, 0.0))["predictions"]
+    assert written == [{"row": [1.0]}, [[2.0]]]
 
 
 def test_the_answer_is_a_copy_of_the_predictors_buffer():

@@ -144,6 +144,14 @@ def test_a_terminal_line_cannot_be_forged(message, value):
     assert line.count(b"\n") == 1
 
 
+@given(st.lists(st.text(st.sampled_from('"\\x00é\\\\a'), max_size=6000), max_size=4))
+def test_a_line_fits_into_what_a_pipe_takes_whole(texts):
+    fields = {f"field_{number}": text for number, text in enumerate(texts)}
+    line = render_json(heads | {"message": "m", "http_status": 200, "ids": ["i" * 128] * 64} | fields)
+    assert len(line) <= ATOMIC_BYTES
+    assert json.loads(line)["http_status"] == 200
+
+
 def test_long_texts_are_cut_with_a_mark_and_stacks_keep_their_end():
     assert cut("é" * 3000).endswith("é…(4976 bytes more)")
     assert cut_stack("x" * 5000 + "ValueError: no").endswith("ValueError: no")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 import time
+import weakref
 from contextvars import ContextVar, copy_context
 
 import pytest
@@ -438,3 +440,38 @@ def test_what_the_server_cuts_off_is_its_own_doing_and_not_the_clients():
             return [(await first).status, (await second).status], running.error_type, waiting.error_type
 
     assert run(scenario()) == ([503, 503], "CutOff", "CutOff")
+
+
+@pytest.mark.parametrize("first", [1.0, RAISES])
+def test_a_finished_call_is_gone_without_the_garbage_collector(first):
+    async def scenario():
+        async with Bench(Model()) as bench:
+            call, done = bench.send([first])
+            body = weakref.ref(call.rows.values)
+            await done
+            while bench.levels.active[0]:
+                await asyncio.sleep(0)
+            bench.seen.clear(), bench.batches.clear(), bench.replies.clear()
+            gone = weakref.ref(call)
+            del call, done
+            await asyncio.sleep(0.01)  # the predictor's thread lets go of its job
+            return body(), gone()
+
+    gc.disable()
+    try:
+        assert run(scenario()) == (None, None)
+    finally:
+        gc.enable()
+
+
+def test_arrivals_do_not_put_off_a_run_that_is_due():
+    async def scenario():
+        async with Bench(Model(), max_rows=1000) as bench:
+            for number in range(50):
+                bench.send([float(number)])
+                await asyncio.sleep(0)
+            before = len(bench.queue)
+            await settled(bench)
+            return before
+
+    assert run(scenario()) < 50

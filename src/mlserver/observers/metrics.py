@@ -186,6 +186,6 @@ class Exposition:
         """
         try:
             encoder, content_type = choose_encoder(accept)
-        except ValueError:  # of a version that is no version
+        except (TypeError, ValueError):  # of a version that is no version
             encoder, content_type = choose_encoder("")
         return content_type.encode("ascii"), encoder(self._registry)
