@@ -188,6 +188,41 @@ def test_an_application_that_raises_is_a_500(run):
     assert run(scenario()) == (500, "internal_error", False, 200, [(500, "POST")])
 
 
+def test_an_application_that_raises_behind_its_response_harms_nobody(run):
+    async def custom(send):
+        await send(start())
+        await send(part(b"{}"))
+        raise ValueError
+
+    async def scenario():
+        async with serving() as served, await served.connect() as client:
+            served.app.custom = custom
+            return [(await client.ask(data)).status for data in (CUSTOM, GET)], served.sink.rejected
+
+    assert run(scenario()) == ([200, 200], [])
+
+
+def test_an_application_that_raises_when_the_client_has_gone_is_not_counted(run):
+    async def scenario():
+        async with serving() as served:
+
+            async def custom(send):
+                while served.connections:
+                    await asyncio.sleep(0)
+                raise ValueError
+
+            served.app.custom = custom
+            client = await served.connect()
+            await client.send(CUSTOM)
+            await served.app.begun.wait()
+            tasks = set(served.connections[0].tasks)
+            client.reset()
+            await asyncio.wait(tasks)
+            return served.sink.rejected
+
+    assert run(scenario()) == []
+
+
 def test_an_error_of_a_request_keeps_its_status(run):
     async def scenario():
         async with serving(sink=Recorder(late=True)) as served, await served.connect() as client:
