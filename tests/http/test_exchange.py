@@ -82,6 +82,25 @@ def test_an_application_can_end_the_connection(sent):
     assert (head[2:], body) == ([b"content-length: 1", b"connection: close"], b"x")
 
 
+def test_a_client_is_not_asked_whether_it_is_there_within_its_response(run):
+    async def scenario():
+        async with serving() as served, await served.connect() as client:
+
+            async def custom(send):
+                await send(start((b"content-length", b"6")))
+                await send(part(b"abc", more=True))
+                while not served.connections[0]._probed:
+                    await asyncio.sleep(0)
+                await send(part(b"def"))
+
+            served.app.custom = custom
+            await client.send(CUSTOM)
+            client.end()
+            return (await client.reply()).body, await client.rest()
+
+    assert run(scenario()) == (b"abcdef", b"")
+
+
 def test_what_is_sent_behind_the_end_of_a_response_is_ignored(sent):
     _, body, rejected = sent(start(), part(b"x"), start(), part(b"y"))
     assert (body, rejected) == (b"x", [])
