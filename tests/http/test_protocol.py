@@ -78,6 +78,7 @@ MALFORMED = {
     "a chunk size with a bare line feed": CHUNKED + b"1\na\r\n0\r\n\r\n",
     "an extension with a bare carriage return": CHUNKED + b"1;a\rb\r\na\r\n0\r\n\r\n",
     "a chunk that is too long": CHUNKED + b"1\r\nab\r\n0\r\n\r\n",
+    "a chunk with something else behind it": CHUNKED + b"1\r\naXY0\r\n\r\n",
     "a chunk with a bare line feed behind it": CHUNKED + b"1\r\na\n0\r\n\r\n",
     "a trailer that is no header": CHUNKED + b"0\r\ntrailer\r\n\r\n",
     "a trailer with a bare line feed": CHUNKED + b"0\r\na: b\n\r\n",
