@@ -173,13 +173,7 @@ def render_text(record: Mapping[str, Any]) -> bytes:
 def plain(value: object) -> str:
     """A value as text, whatever it is: a user's own ``str`` or ``repr`` may raise."""
     try:
-        return (
-            value
-            if isinstance(value, str)
-            else str(value)
-            if isinstance(value, BaseException)
-            else repr(value)
-        )
+        return str(value) if isinstance(value, str | BaseException) else repr(value)
     except Exception as error:  # noqa: BLE001  # as said
         return f"<{type(value).__name__} without text: {type(error).__name__}>"
 

@@ -202,7 +202,8 @@ class Pipeline:
 
     def abandon(self, call: Call) -> None:
         """Ends a call whose client has gone, unless it has ended already."""
-        self.fail(call, ClientGone("The client closed the connection before it was answered."))
+        if not call.finished:  # asked at the end of every request
+            self.fail(call, ClientGone("The client closed the connection before it was answered."))
 
     def cut_off(self) -> None:
         """Ends every open call, since the server does not wait for them any longer."""

@@ -113,7 +113,7 @@ class Routes:
             else:
                 self._answer(call, request, route)
             response = await replied
-        except Exception as cause:  # noqa: BLE001  # such as a receive() that raises
+        except Exception as cause:  # noqa: BLE001  # a handler's fault, or a receive() that raises, is one 500
             self._pipeline.fail(call, InternalError.because(cause))
             response = await replied
         finally:
@@ -136,8 +136,6 @@ class Routes:
             response = _handler(call, route)(request)
         except RequestError as error:
             self._pipeline.fail(call, error)
-        except Exception as cause:  # noqa: BLE001  # a handler's fault is one 500, not the end of the server
-            self._pipeline.fail(call, InternalError.because(cause))
         else:
             self._pipeline.finish(call, response)
 
