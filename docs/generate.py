@@ -4,7 +4,8 @@
     python docs/generate.py            write them
     python docs/generate.py --check    exit 1 with a diff if one is not up to date
 
-A further page is a function that returns its text, and a line in ``PAGES``.
+A further page is a function that returns its text, and a line in ``PAGES``. What the page of metrics says
+between its tables is in ``reference/metrics.md.in``.
 """
 
 from __future__ import annotations
@@ -14,18 +15,30 @@ import difflib
 import json
 import sys
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 from mlserver.config.schema import KEYS, SECTIONS, Key, KeyPath
 from mlserver.config.settings import SUFFIXES
-from mlserver.signals import METRICS, Metric
+from mlserver.paths import UNMATCHED
+from mlserver.signals import (
+    CATALOGUE,
+    METHODS,
+    METRICS,
+    OTHER,
+    OVERFLOW,
+    PHASES,
+    PROCESSES,
+    REJECTIONS,
+    Metric,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 DOCS = Path(__file__).parent
 
-NOTICE = "<!-- Written by docs/generate.py: change the declarations it reads, then run `make docs`. -->\n"
+NOTICE = "<!-- Written by docs/generate.py: change what it reads, then run `make docs`. -->\n"
 
 SETTINGS = """
 # Settings
@@ -57,34 +70,6 @@ type (`port: "8000"` is text, not a number) and a missing file are faults, and t
 secret, such as `api_key`.
 """
 
-METRICS_INTRO = """
-# Metrics
-
-All metrics that `/metrics` gives, on the data port and on the management listener.
-`observability.metrics_endpoint` names the path, `observability.metrics: false` leaves them out. The names
-begin with `observability.metrics_prefix`, which is `{prefix}` unless it is set.
-
-Every scrape gives the numbers of all workers together, whichever answers it. A client that holds a response
-finds it counted, also if the worker was killed the moment after. Counters go on where a worker is replaced;
-they begin anew where the whole server is restarted.
-
-| metric | type | labels | unit | meaning |
-|---|---|---|---|---|
-"""
-
-METRICS_END = """
-Buckets of the histograms, by their upper bounds in seconds: {buckets}, +Inf.
-
-The numbers of several workers are added up; of {largest} it is the largest that counts.
-
-**Labels.** `endpoint` is a path that the server has, otherwise `unmatched`; `method` is one of HTTP's,
-otherwise `OTHER`; `status` is the HTTP status, 499 where the client had gone. `error_type` is the class of
-the exception, `signal` one of `logs` and `metrics`. One metric has at most 1000 sets of labels in a worker;
-what comes later is counted together as `__overflow__`.
-
-Traffic of the management listener is not counted.
-"""
-
 
 def _code(value: Any) -> str:
     """A default as it would be written in the file."""
@@ -108,21 +93,70 @@ def settings_page() -> str:
 
 
 def metrics_page() -> str:
-    """The table of the catalogue."""
+    """The template of this page, with the catalogue as tables."""
     prefix = KEYS["observability", "metrics_prefix"].default
-    bounds = {metric.buckets for metric in METRICS if metric.buckets}
-    (shared,) = bounds  # a second set of buckets would need a column
-    largest = ", ".join(f"`{prefix}{metric.name}`" for metric in METRICS if metric.over_workers == "max")
-    return (
-        METRICS_INTRO.format(prefix=prefix)
-        + "".join(_metric_row(metric, prefix) for metric in METRICS)
-        + METRICS_END.format(buckets=", ".join(f"{bound:g}" for bound in shared), largest=largest)
+    largest = [f"`{metric.full_name(prefix)}`" for metric in METRICS if metric.over_workers == "max"]
+    return Template((DOCS / "reference/metrics.md.in").read_text("utf-8")).substitute(
+        prefix=prefix,
+        counted=_metric_table(METRICS, prefix),
+        processes=_metric_table(PROCESSES, prefix),
+        buckets=_bucket_table(prefix),
+        questions="".join(_questions(metric, prefix) for metric in CATALOGUE),
+        alerts="".join(_alerts(metric, prefix) for metric in CATALOGUE),
+        largest=" and ".join(largest),
+        methods=_codes(sorted(METHODS)),
+        other=OTHER,
+        unmatched=UNMATCHED,
+        phases=_codes(PHASES),
+        reasons=_codes(REJECTIONS),
+        overflow=OVERFLOW,
+        max_series=KEYS["observability", "max_series"].default,
     )
 
 
-def _metric_row(metric: Metric, prefix: str) -> str:
-    labels = ", ".join(f"`{label}`" for label in metric.labels)
-    return f"| `{prefix}{metric.name}` | {metric.type} | {labels} | {metric.unit} | {metric.help} |\n"
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _metric_table(metrics: Iterable[Metric], prefix: str) -> str:
+    rows = (
+        (f"`{metric.full_name(prefix)}`", metric.type, _codes(metric.labels), metric.unit, metric.help)
+        for metric in metrics
+    )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _bucket_table(prefix: str) -> str:
+    """The histograms by the bounds they share."""
+    names: dict[tuple[float, ...], list[str]] = {}
+    for metric in METRICS:
+        if metric.buckets:
+            names.setdefault(metric.buckets, []).append(metric.full_name(prefix))
+    return "".join(
+        f"| {_codes(sharing)} | {', '.join(f'{bound:g}' for bound in bounds)}, +Inf |\n"
+        for bounds, sharing in names.items()
+    )
+
+
+def _questions(metric: Metric, prefix: str) -> str:
+    """A row for each title; panels may show several expressions under one."""
+    shown: dict[str, list[str]] = {}
+    for panel in metric.panels:
+        shown.setdefault(panel.title, []).append(_expression(panel.expr, metric, prefix))
+    name = f"`{metric.full_name(prefix)}`"
+    return "".join(f"| {title} | {name} | {'<br>'.join(found)} |\n" for title, found in shown.items())
+
+
+def _alerts(metric: Metric, prefix: str) -> str:
+    return "".join(
+        f"| {alert.name} | {_expression(alert.expr, metric, prefix)} | {alert.after} | {alert.severity} |\n"
+        for alert in metric.alerts
+    )
+
+
+def _expression(expr: str, metric: Metric, prefix: str) -> str:
+    """An expression as code in a table."""
+    return f"`{expr.replace('$metric', metric.full_name(prefix))}`".replace("|", "\\|")
 
 
 PAGES: dict[str, Callable[[], str]] = {

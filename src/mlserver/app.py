@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from mlserver import paths
 from mlserver.config import Config, load_config
 from mlserver.errors import MLServerError
+from mlserver.exposition.alone import OwnMetrics
+from mlserver.exposition.http import asked_for, scraped
 from mlserver.lines import LineWriter, render_json, render_text
 from mlserver.observers import logs
-from mlserver.observers.metrics import Exposition, Metrics
+from mlserver.observers.metrics import Metrics
 from mlserver.pages import Page
 from mlserver.serving import openapi
 from mlserver.serving.call import Enter, Levels, Observer, Response
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
 
     from mlserver.serving.routes import Receive, Scope, Send
 
-PREDICTIONS = (Route("/predict", operation="predict"), Route("/predict_proba", operation="predict_proba"))
 RECHECK_S = 5.0
 """Between questions to a predictor whose dependencies are not healthy yet."""
 _logger = logging.getLogger("mlserver.app")
@@ -77,13 +79,15 @@ def create_app(
     enter: list[Enter] = []
     levels = Levels()
     dropped: Callable[[str], None] | None = None
+    metrics: OwnMetrics | None = None
 
     if settings.metrics:
-        endpoints = [(route.path, "POST") for route in PREDICTIONS]
-        metrics = Metrics(page, endpoints=endpoints, **names)
-        levels, dropped = metrics.levels, metrics.dropped
-        observers.append(Guard(metrics, name="metrics", on_fault=dropped))
-        writer.on_drop = partial(metrics.dropped, "logs")
+        counts = Metrics(page, config)
+        levels, dropped = counts.levels, counts.dropped
+        observers.append(Guard(counts, name="metrics", on_fault=dropped))
+        writer.on_drop = partial(counts.dropped, "logs")
+        on_drop = partial(counts.dropped, "user_metrics")
+        metrics = OwnMetrics(config, pages or [page], worker=worker or 0, on_drop=on_drop)
 
     log = logs.RequestLog(writer, render, worker=worker, level=level, payloads=settings.log_payloads, **names)
     observers.append(Guard(log, name="logs", on_fault=dropped))
@@ -104,8 +108,7 @@ def create_app(
         max_buffered=config.server.max_buffered_bytes,
         echo_ids=settings.correlation_ids,
     )
-    exposition = Exposition(config, pages or [page]) if settings.metrics else None
-    return App(config, health, runner, pipeline, levels=levels, writer=writer, exposition=exposition)
+    return App(config, health, runner, pipeline, levels=levels, writer=writer, metrics=metrics)
 
 
 class App:
@@ -124,15 +127,15 @@ class App:
         *,
         levels: Levels,
         writer: LineWriter,
-        exposition: Exposition | None,
+        metrics: OwnMetrics | None,
     ) -> None:
         self.config = config
         self.health = health
+        self.metrics = metrics
         self._runner = runner
         self._pipeline = pipeline
         self._levels = levels
         self._writer = writer
-        self._exposition = exposition
         self._starting: asyncio.Task[None] | None = None
         self._patient: asyncio.Task[None] | None = None  # a start that predictions wait for
         self._checking: asyncio.Task[None] | None = None
@@ -187,6 +190,8 @@ class App:
                 await asyncio.wait({task}, timeout=timeout)
         if not await self._runner.close(timeout):
             _logger.warning("The predictor still runs after %g s and is left behind", timeout)
+        if self.metrics is not None:
+            self.metrics.snapshots.close()
         self._writer.close()
 
     async def _loading(self) -> None:
@@ -195,6 +200,8 @@ class App:
             await asyncio.wait({self._patient}, timeout=self.config.server.request_timeout_s)
 
     async def _load(self) -> None:
+        if self.metrics is not None:
+            self.metrics.snapshots.start()
         try:
             predictor = await self._runner.load(partial(load_predictor, self.config))
             self._model = Model.of(predictor, self.config)
@@ -252,7 +259,7 @@ class App:
     def _table(self) -> list[Route]:
         """Every path but what a supervisor adds on its management listener."""
         routes = [
-            *PREDICTIONS,
+            *(Route(path, operation=operation) for path, operation in paths.PREDICTIONS.items()),
             Route("/healthz", lambda _: _json(*self.health.healthz()), quiet=True),
             Route("/readyz", lambda _: _json(*self.health.readyz()), quiet=True),
             Route("/startupz", lambda _: _json(*self.health.startupz()), quiet=True),
@@ -260,14 +267,10 @@ class App:
             Route("/openapi.json", lambda _: _json(200, self._openapi())),
             Route("/docs", lambda _: self._docs()),
         ]
-        if self._exposition is not None:
-            routes.append(Route(self.config.observability.metrics_endpoint, self._metrics, quiet=True))
+        if self.metrics is not None:
+            scrape = partial(_scrape, self.metrics)
+            routes.append(Route(self.config.observability.metrics_endpoint, scrape, quiet=True))
         return routes
-
-    def _metrics(self, request: Request) -> Response:
-        assert self._exposition is not None  # noqa: S101  # or there would be no such route
-        content_type, body = self._exposition.render(request.headers.get(b"accept", b"").decode("latin-1"))
-        return Response(200, body, content_type)
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -284,12 +287,16 @@ class App:
             model=self.config.model.name,
             version=self.config.model.version,
             operations=self._model.operations,
-            metrics_endpoint=self.config.observability.metrics_endpoint if self._exposition else None,
+            metrics_endpoint=self.config.observability.metrics_endpoint if self.metrics else None,
         )
 
     def _docs(self) -> Response:
         headers = ((b"content-security-policy", openapi.CONTENT_SECURITY_POLICY.encode("ascii")),)
         return Response(200, openapi.docs_page(self._openapi()), b"text/html; charset=utf-8", headers)
+
+
+async def _scrape(metrics: OwnMetrics, request: Request) -> Response:
+    return scraped(await metrics.answer(*asked_for(request.headers)))
 
 
 def _public_reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mlserver import errors
 from mlserver.cli import OVERRIDES, main
@@ -19,7 +20,7 @@ from mlserver.lines import render_json
 from mlserver.observers.logs import RequestLog
 from mlserver.server import access, reload
 from mlserver.serving.call import Batch, Call, Response
-from mlserver.signals import METRICS
+from mlserver.signals import CATALOGUE, METRICS, PROCESSES, reserved_names
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -76,22 +77,104 @@ def test_every_command_and_option_is_documented(capsys):
         assert re.search(rf"^\| `--{option.replace('_', '-')} .*` \| `{re.escape(key)}`", page, re.MULTILINE)
 
 
-def test_every_metric_has_its_row_with_its_labels_and_every_bucket_is_named():
-    page = (DOCS / "reference/metrics.md").read_text("utf-8")
-    rows = [
-        tuple(cell.strip() for cell in line.split("|")[1:-1])
-        for line in page.splitlines()
-        if line.startswith("| `")
+def page(name):
+    return (DOCS / name).read_text("utf-8")
+
+
+def rows(text, heading):
+    """The cells of the first table after a heading, without its head."""
+    table = text.partition(f"\n## {heading}\n")[2].partition("\n|---")[2].partition("\n\n")[0]
+    return [
+        tuple(cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1])
+        for line in table.splitlines()[1:]
     ]
-    assert rows == [
-        (f"`mlserver_{metric.name}`", metric.type, ", ".join(f"`{label}`" for label in metric.labels), metric.unit,
-         metric.help)
+
+
+def codes(names):
+    return ", ".join(f"`{name}`" for name in names)
+
+
+@pytest.mark.parametrize(
+    ("heading", "metrics"), [("What the server counts", METRICS), ("Processes", PROCESSES)]
+)
+def test_every_metric_has_its_row_with_its_labels(heading, metrics):
+    assert rows(page("reference/metrics.md"), heading) == [
+        (f"`{metric.full_name('mlserver_')}`", metric.type, codes(metric.labels), metric.unit, metric.help)
+        for metric in metrics
+    ]
+
+
+def test_every_histogram_has_its_buckets():
+    found = {
+        name: bounds
+        for names, bounds in rows(page("reference/metrics.md"), "Buckets")
+        for name in names.split(", ")
+    }
+    assert found == {
+        f"`mlserver_{metric.name}`": ", ".join([*(f"{bound:g}" for bound in metric.buckets), "+Inf"])
         for metric in METRICS
-    ]  # fmt: skip
-    bounds = [
-        float(bound) for bound in re.search(r"^Buckets .*: (.+), \+Inf", page, re.MULTILINE)[1].split(", ")
-    ]
-    assert all(list(metric.buckets) == bounds for metric in METRICS if metric.type == "histogram")
+        if metric.type == "histogram"
+    }
+
+
+def test_every_label_is_explained():
+    explained = {
+        label
+        for labels, _ in rows(page("reference/metrics.md"), "Labels")
+        for label in re.findall(r"`(\w+)`", labels)
+    }
+    of_python = {"generation", "implementation", "major", "minor", "patchlevel"}
+    assert explained | of_python == {label for metric in CATALOGUE for label in metric.labels}
+
+
+def shown(expr, metric):
+    return expr.replace("$metric", metric.full_name("mlserver_"))
+
+
+def test_every_panel_is_a_question():
+    found = {
+        (title, name.strip("`"), expression)
+        for title, name, expressions in rows(page("reference/metrics.md"), "Questions")
+        for expression in re.findall(r"`([^`]+)`", expressions)
+    }
+    assert found == {
+        (panel.title, metric.full_name("mlserver_"), shown(panel.expr, metric))
+        for metric in CATALOGUE
+        for panel in metric.panels
+    }
+
+
+def test_every_alert_is_in_the_reference_and_among_the_rules_to_copy():
+    declared = {
+        (alert.name, shown(alert.expr, metric), alert.after, alert.severity)
+        for metric in CATALOGUE
+        for alert in metric.alerts
+    }
+    assert {
+        (name, expr.strip("`"), after, severity)
+        for name, expr, after, severity in rows(page("reference/metrics.md"), "Alerts")
+    } == declared
+    block = re.search(
+        r"^```yaml\n(# mlserver-rules.yml\n.+?)^```",
+        page("how-to/scrape-with-prometheus.md"),
+        re.MULTILINE | re.DOTALL,
+    )
+    (group,) = yaml.safe_load(block[1])["groups"]
+    copied = {
+        (rule["alert"], rule["expr"], rule.get("for"), rule["labels"]["severity"]) for rule in group["rules"]
+    }
+    assert declared <= copied
+
+
+def test_every_metric_that_a_document_names_is_there():
+    names = reserved_names("mlserver_")
+    wrong = {
+        (document.name, name)
+        for document in [DOCS.parent / "README.md", *DOCS.rglob("*.md")]
+        for name in re.findall(r"\b(?:mlserver|process|python)_\w*[a-z]\b", document.read_text("utf-8"))
+        if name not in names and not any(known.startswith(f"{name}_") for known in names)
+    }
+    assert wrong == set()
 
 
 def own_errors(module):

@@ -59,7 +59,7 @@ class Server:
 
     def counts(self):
         """requests_total by (endpoint, method, status), without the scrapes and probes."""
-        _, body = self.app._exposition.render("")
+        body = self.app.metrics.exposition.render("").body
         return {
             (sample.labels["endpoint"], sample.labels["method"], int(sample.labels["status"])): sample.value
             for family in text_string_to_metric_families(body.decode())

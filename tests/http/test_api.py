@@ -143,6 +143,9 @@ def test_a_model_that_does_not_load_leaves_the_server_up_and_says_why(serving, r
 
 
 WAITING = """
+from pathlib import Path
+
+
 class Sum:
     asked = 0
 
@@ -150,20 +153,23 @@ class Sum:
         return X.sum(axis=1)
 
     def check_health(self):
-        self.asked += 1
-        if self.asked == 1:
+        if not Path(__file__).with_name("store").exists():
             raise ConnectionError("no feature store yet")
-        return self.asked > 2
+        self.asked += 1
+        return self.asked > 1
 """
 
 
-def test_a_start_is_over_only_when_the_predictor_says_that_what_it_needs_is_there(serving, run, monkeypatch):
+def test_a_start_is_over_only_when_the_predictor_says_that_what_it_needs_is_there(
+    serving, run, folder, monkeypatch
+):
     monkeypatch.setattr("mlserver.app.RECHECK_S", 0.05)
 
     async def scenario():
         async with serving(WAITING) as server:
             first = await server.client.get("/startupz")
             ready = await server.client.get("/readyz")
+            (folder / "store").touch()
             while (await server.client.get("/startupz")).status_code != 200:
                 await asyncio.sleep(0.01)
             return first, ready
@@ -184,7 +190,8 @@ def test_an_operation_that_the_model_does_not_have_is_a_404_and_no_failure_of_th
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
     assert "no predict_proba" in response.json()["detail"]
     assert line["level"] == "WARNING"
-    assert "prediction_errors_total{" not in metrics
+    errors = re.findall(r"^mlserver_prediction_errors_total{.*} (.*)$", metrics, re.MULTILINE)
+    assert set(errors) == {"0.0"}
 
 
 def test_why_a_model_did_not_load_is_not_told_to_everybody(serving, run):

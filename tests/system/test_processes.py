@@ -23,9 +23,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mlserver.config import load_config
 from mlserver.errors import RequestError
-from mlserver.pages import create_memory
 from mlserver.server import fleet, sockets
 from mlserver.server.fleet import Fleet
+from mlserver.server.metrics import FleetMetrics
 from mlserver.server.reload import Reload
 
 SLOW_START = """
@@ -798,7 +798,8 @@ def test_a_successor_that_does_not_load_in_time_is_ended(server, monkeypatch):
 
     async def run():
         (listening,) = sockets.bind("127.0.0.1", 0, count=1, what="server")
-        workers = Fleet(config, sockets=[listening], pages=[create_memory(), create_memory()], log=2)
+        metrics = FleetMetrics(config, slots=1)
+        workers = Fleet(config, sockets=[listening], metrics=metrics, log=2)
         reload = Reload(
             config,
             workers,

@@ -49,7 +49,7 @@ def client_of(app):
 
 def metric(app, name):
     """The one sample whose name and labels begin so."""
-    _, body = app._exposition.render("")
+    body = app.metrics.exposition.render("").body
     (value,) = [
         line.split()[-1] for line in body.decode().splitlines() if line.startswith(f"mlserver_{name}")
     ]
@@ -154,13 +154,14 @@ def test_a_fault_of_the_servers_own_or_a_late_answer_is_no_error_of_the_predicto
         monkeypatch.setattr(Decoder, "__call__", failing)
         async with client_of(app) as client:
             status = (await client.post("/predict", json=BODY)).status_code
-        _, body = app._exposition.render("")
+        body = app.metrics.exposition.render("").body
         await app.close()
         return status, body
 
     status, body = run(scenario())
     assert status == 500
-    assert not [line for line in body.splitlines() if line.startswith(b"mlserver_prediction_errors_total")]
+    errors = [line for line in body.splitlines() if line.startswith(b"mlserver_prediction_errors_total{")]
+    assert {line.rpartition(b" ")[2] for line in errors} == {b"0.0"}
 
 
 WORKER = """

@@ -375,3 +375,33 @@ def test_a_file_of_features_that_is_no_list_of_names_is_a_fault(folder, content)
     (folder / "features.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"^api\.feature_order: .*features\.json"):
         make_config({"predictor": SOME_CLASS, "api": {"feature_order": "features.json"}}, folder)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (
+            "{batch_row: [1]}",
+            "batch_row: no histogram of the server has this name, without the prefix; did you mean",
+        ),
+        ("{batch_rows: [2, 1]}", "batch_rows: got 1 in the list, expected 1 to 100 numbers above 0"),
+        ("{batch_rows: [1, 1]}", "batch_rows: got 1 in the list, expected"),
+        ("{batch_rows: [0]}", "batch_rows: got 0 in the list, expected"),
+        ("{batch_rows: [true]}", "batch_rows: got true in the list, expected"),
+        ("{batch_rows: [.inf]}", "batch_rows: got inf in the list, expected"),
+        ("{batch_rows: [.nan]}", "batch_rows: got nan in the list, expected"),
+        ("{batch_rows: []}", "batch_rows: got a list of 0, expected"),
+        (f"{{batch_rows: {list(range(1, 102))}}}", "batch_rows: got a list of 101, expected"),
+        ("{batch_rows: 3}", "batch_rows: got 3, expected"),
+    ],
+)
+def test_buckets_are_rising_numbers_of_a_known_histogram(faults, chosen, message):
+    (line,) = faults(f"{CLASS}observability: {{buckets: {chosen}}}")
+    assert line.startswith(f"observability.buckets.{message}")
+
+
+def test_every_histogram_s_buckets_can_be_chosen(load):
+    config = load(
+        f"{CLASS}observability: {{buckets: {{request_duration_seconds: [0.1, 1], batch_rows: [8]}}}}"
+    )
+    assert config.observability.buckets == {"request_duration_seconds": (0.1, 1.0), "batch_rows": (8.0,)}

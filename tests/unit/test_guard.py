@@ -6,9 +6,11 @@ import json
 import logging
 import random
 import string
+from pathlib import Path
 
 import pytest
 
+from mlserver.config import make_config
 from mlserver.errors import InternalError, PredictionTimeout
 from mlserver.lines import ATOMIC_BYTES, render_json, take_over_logging
 from mlserver.observers.logs import RequestLog
@@ -16,6 +18,8 @@ from mlserver.observers.metrics import Metrics
 from mlserver.pages import Page
 from mlserver.serving.call import Call, Response
 from mlserver.serving.guard import LOG_EVERY_S, Guard
+
+CONFIG = make_config({"predictor": {"module": "m", "class_name": "Model"}}, Path())
 
 
 def a_call(status=200, *, method="POST", error=None):
@@ -60,14 +64,14 @@ def test_a_fault_that_goes_on_is_logged_once_a_minute(monkeypatch, caplog):
 @pytest.mark.parametrize("error", [PredictionTimeout("late"), InternalError("x")])
 def test_only_what_the_predictor_did_counts_as_its_error(error):
     page = Page.private()
-    Metrics(page, model="iris", version="1")([a_call(error.status, error=error)], [])
+    Metrics(page, CONFIG)([a_call(error.status, error=error)], [])
     values = {key: values for key, values in page.read() if key.name == "prediction_errors_total"}
     assert not any(sum(counts) for counts in values.values())
 
 
 def test_methods_that_clients_make_up_do_not_fill_the_memory():
     page, chance = Page.private(), random.Random(1)
-    metrics = Metrics(page, model="iris", version="1")
+    metrics = Metrics(page, CONFIG)
     for _ in range(10_000):
         metrics([a_call(405, method="".join(chance.choices(string.ascii_uppercase, k=8)))], [])
     assert len(metrics._of_call) < 100

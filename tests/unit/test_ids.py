@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mlserver.serving.ids import accept_id, new_id
+from mlserver.serving.ids import accept_id, new_id, sampled_trace
 
 
 def test_ids_made_in_a_row_differ_and_sort_by_time():
@@ -46,3 +46,44 @@ def test_an_id_that_is_missing_or_unfit_is_replaced(value):
     made = accept_id(value)
     assert made.encode() != value
     assert accept_id(made.encode()) == made
+
+
+TRACE, SPAN = b"4bf92f3577b34da6a3ce929d0e0e4736", b"00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"00-%b-%b-01" % (TRACE, SPAN),
+        b"00-%b-%b-03" % (TRACE, SPAN),
+        b"cc-%b-%b-01" % (TRACE, SPAN),
+        b"cc-%b-%b-01-what-the-future-brings" % (TRACE, SPAN),
+    ],
+)
+def test_the_trace_that_a_client_records_is_known_by_its_traceparent(header):
+    assert sampled_trace(header) == TRACE.decode()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        b"",
+        b"00-%b-%b-00" % (TRACE, SPAN),
+        b"00-%b-%b-02" % (TRACE, SPAN),
+        b"ff-%b-%b-01" % (TRACE, SPAN),
+        b"00-%b-%b-01-more" % (TRACE, SPAN),
+        b"00-%b-%b-01 " % (TRACE, SPAN),
+        b"00-%b-%b-01\n" % (TRACE, SPAN),
+        b"00-%b-%b" % (TRACE, SPAN),
+        b"00-%b-%b-01" % (b"0" * 32, SPAN),
+        b"00-%b-%b-01" % (TRACE, b"0" * 16),
+        b"00-%b-%b-01" % (TRACE.upper(), SPAN),
+        b"00-%b-%b-1" % (TRACE, SPAN),
+        b"00-%b-%b-01" % (TRACE[1:], SPAN),
+        b"00-%b-%b-0g" % (TRACE, SPAN),
+        b"cc-%b-%b-01x" % (TRACE, SPAN),
+    ],
+)
+def test_a_traceparent_that_is_unfit_or_not_sampled_names_no_trace(header):
+    assert sampled_trace(header) is None

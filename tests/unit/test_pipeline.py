@@ -79,7 +79,7 @@ class Bench:
     ):
         self.model = model
         self.seen, self.batches, self.replies = [], [], {}
-        self.levels = Levels()
+        self.levels = settings.pop("levels", None) or Levels()
         self.health = Health(model_loaded=True)
         self.runner = Runner(enter=settings.pop("enter", ()))
         self.queue = Coalescer(
@@ -178,12 +178,13 @@ def test_each_caller_gets_the_answer_to_its_own_rows(steps, enabled, concurrency
                     await asyncio.sleep(0)
                 if stays == "leave later":
                     bench.pipeline.abandon(call)
+                assert bench.levels.active[0] >= sum(not call.finished for *_, call in calls)
             await settled(bench)
             await asyncio.sleep(0)
             return bench, calls
 
     bench, calls = run(scenario())
-    assert bench.levels.active[0] == 0
+    assert bench.levels.active[0] == bench.levels.queued[0] == 0
     assert sorted(map(id, bench.seen)) == sorted(id(call) for *_, call in calls)
     for firsts, stays, call in calls:
         if call.status == 499:
@@ -475,3 +476,169 @@ def test_arrivals_do_not_put_off_a_run_that_is_due():
             return before
 
     assert run(scenario()) < 50
+
+
+# What is so right now.
+
+
+class Told(list):
+    """A level that remembers what it has been."""
+
+    def __init__(self):
+        super().__init__([0.0])
+        self.been = []
+
+    def __setitem__(self, index, value):
+        super().__setitem__(index, value)
+        self.been.append(value)
+
+
+def told(model, **settings):
+    """A bench whose levels remember."""
+    bench = Bench(model, levels=Levels(active=Told(), queued=Told()), **settings)
+    return bench, bench.levels.active, bench.levels.queued
+
+
+async def idle():
+    """Returns when the loop has done all that is due."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def running(bench):
+    """Sends a call, and returns when it runs at a closed gate."""
+    bench.model.gate.clear()
+    sent = bench.send([1.0])
+    while len(bench.queue):
+        await asyncio.sleep(0)
+    return sent
+
+
+@pytest.mark.parametrize("kind", [Model, AsyncModel])
+def test_a_call_is_active_until_its_response_leaves_and_not_longer(kind):
+    async def scenario():
+        bench, active, _ = told(kind())
+        left = []
+        async with bench:
+            for firsts in ([1.0], [2.0], [RAISES]):
+                call, done = bench.send(firsts)
+                reply = call.reply
+                call.reply = lambda response, reply=reply: (left.append(active[0]), reply(response))
+            before = active[0]
+            await settled(bench)
+            await done
+        return before, left, active.been
+
+    before, left, been = run(scenario())
+    assert before == 3
+    assert left == [0, 0, 0]
+    assert been[:3] == [1, 2, 3]
+    assert been[-1] == 0
+
+
+def test_a_call_in_the_predictor_is_active_while_others_are_answered():
+    async def scenario():
+        bench, active, _ = told(Model(), max_queue=1, enabled=False)
+        async with bench:
+            _, first = await running(bench)
+            assert active[0] == 1
+            _, second = bench.send([2.0])
+            _, refused = bench.send([3.0])
+            assert active[0] == 3
+            assert (await refused).status == 429
+            assert active[0] == 2
+            bench.model.gate.set()
+            await first
+            await second
+            assert active[0] == 0
+
+    run(scenario())
+
+
+def test_an_abandoned_call_and_those_cut_off_are_active_no_longer():
+    async def scenario():
+        bench, active, queued = told(Model())
+        async with bench:
+            await running(bench)
+            gone, answer = bench.send([2.0])
+            bench.send([3.0])
+            bench.pipeline.abandon(gone)
+            await answer
+            assert (active[0], queued[0]) == (2, 1)
+            bench.pipeline.cut_off()
+            await idle()
+            assert (active[0], queued[0]) == (0, 0)
+
+    run(scenario())
+
+
+def test_calls_that_wait_for_a_busy_model_are_queued_until_they_run():
+    async def scenario():
+        bench, _, queued = told(Model(), enabled=False)
+        async with bench:
+            sent = [await running(bench)]
+            assert queued[0] == 0
+            for number in (1, 2, 3):
+                sent.append(bench.send([float(number)]))
+                await idle()
+                assert queued[0] == len(bench.queue) == number
+            bench.model.gate.set()
+            for _, done in sent:
+                await done
+            return list(queued.been)
+
+    assert run(scenario()) == [1, 2, 3, 2, 1, 0]
+
+
+def test_a_run_takes_all_that_it_can_off_the_queue():
+    async def scenario():
+        bench, _, queued = told(Model(), max_rows=3)
+        async with bench:
+            sent = [await running(bench), *(bench.send([float(number)]) for number in range(4))]
+            bench.model.gate.set()
+            for _, done in sent:
+                await done
+            return list(queued.been)
+
+    assert run(scenario()) == [1, 2, 3, 4, 1, 0]
+
+
+def test_calls_that_need_not_wait_are_never_shown_as_queued():
+    async def scenario():
+        bench, _, queued = told(Model())
+        async with bench:
+            for number in range(5):
+                sent = [bench.send([float(number)]) for _ in range(3)]
+                for _, done in sent:
+                    await done
+                await settled(bench)
+            return list(queued.been)
+
+    assert run(scenario()) == []
+
+
+def test_calls_that_a_free_thread_waits_for_company_with_are_queued():
+    async def scenario():
+        bench, _, queued = told(Model(), wait=60.0, max_rows=3)
+        async with bench:
+            sent = [bench.send([1.0]), bench.send([2.0])]
+            await idle()
+            before = queued[0]
+            sent.append(bench.send([3.0]))
+            for _, done in sent:
+                await done
+            return before, queued[0]
+
+    assert run(scenario()) == (2, 0)
+
+
+def test_a_call_that_is_refused_for_a_full_queue_was_not_in_it():
+    async def scenario():
+        bench, _, queued = told(Model(), max_queue=2, enabled=False)
+        async with bench:
+            await running(bench)
+            sent = [bench.send([float(number)]) for number in range(3)]
+            assert (await sent[-1][1]).status == 429
+            return list(queued.been)
+
+    assert run(scenario()) == [1, 2]

@@ -5,9 +5,11 @@ A check raises a bare `ValueError`, answered with what the setting expects, or s
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import json
 import re
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,28 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticCustomError
 
+from mlserver import paths, signals
+from mlserver.config.wording import given
+
 if TYPE_CHECKING:
     from pydantic import SecretStr, ValidationInfo
 
-FIXED_PATHS = frozenset(
-    {
-        "/predict",
-        "/predict_proba",
-        "/healthz",
-        "/readyz",
-        "/startupz",
-        "/info",
-        "/docs",
-        "/openapi.json",
-        "/reload",
-        "/profile",
-        "/debug",
-    }
-)
+FIXED_PATHS = frozenset({*paths.PREDICTIONS, *paths.PROBES, *paths.PAGES, *paths.MANAGEMENT, "/debug"})
 """Paths that the server answers itself; the metrics cannot be there."""
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 MAX_NAMES_BYTES = 16 * 2**20
+HISTOGRAMS = tuple(metric.name for metric in signals.METRICS if metric.type == "histogram")
+MAX_BUCKETS = 100
 
 
 @dataclass(frozen=True)
@@ -142,6 +135,41 @@ def endpoint(value: str) -> str:
     if value in FIXED_PATHS or value.startswith("/debug/"):
         raise wrong(f"{value} is a path of the server itself; expected another one, such as /metrics")
     return value
+
+
+def buckets(chosen: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+    """Upper bounds by name of a histogram, without the prefix and without +Inf."""
+    if faults := [
+        fault
+        for name, bounds in chosen.items()
+        for fault in (_name_fault(name) or _bounds_faults(name, bounds))
+    ]:
+        raise refused(*faults)
+    return {name: tuple(map(float, bounds)) for name, bounds in chosen.items()}
+
+
+def _name_fault(name: str) -> list[tuple[str, str]]:
+    if name in HISTOGRAMS:
+        return []
+    near = difflib.get_close_matches(name, HISTOGRAMS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(HISTOGRAMS)}"
+    return [(name, f"no histogram of the server has this name, without the prefix; {hint}")]
+
+
+def _bounds_faults(name: str, bounds: Any) -> list[tuple[str, str]]:
+    expected = (
+        f"expected 1 to {MAX_BUCKETS} numbers above 0, each larger than the one before; +Inf is implied"
+    )
+    if not isinstance(bounds, list | tuple) or not 1 <= len(bounds) <= MAX_BUCKETS:
+        size = f" of {len(bounds)}" if isinstance(bounds, list | tuple) else ""
+        return [(name, f"got {given(bounds, secret=False)}{size}, {expected}")]
+    last = 0.0
+    for bound in bounds:
+        number = isinstance(bound, int | float) and not isinstance(bound, bool)
+        if not number or not last < bound <= sys.float_info.max:
+            return [(name, f"got {given(bound, secret=False)} in the list, {expected}")]
+        last = float(bound)
+    return []
 
 
 def log_target(value: Path) -> Path:

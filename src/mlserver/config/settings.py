@@ -23,6 +23,7 @@ from pydantic import (
 from mlserver.config.checks import (
     Expected,
     absolute,
+    buckets,
     dotted_name,
     endpoint,
     header_token,
@@ -74,6 +75,11 @@ Prefix = Annotated[
 ]
 Endpoint = Annotated[
     str, AfterValidator(endpoint), Expected("a path that starts with / and is not one of the server's own")
+]
+Buckets = Annotated[
+    dict[str, Any],
+    AfterValidator(buckets),
+    Expected("a mapping of a histogram's name, without the prefix, to a list of rising numbers"),
 ]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(level)]
 ArtifactFormat = Literal["skops", "joblib", "pickle", "catboost", "xgboost", "lightgbm", "onnx"]
@@ -304,6 +310,14 @@ class ObservabilitySettings(Settings):
     )
     correlation_ids: bool = Field(
         default=True, description="Give every request an id: kept or made, logged, echoed as `X-Request-ID`."
+    )
+    buckets: Buckets = Field(
+        {},
+        description="Upper bounds of a histogram's buckets in place of its own, such as "
+        "`{request_duration_seconds: [0.1, 0.5, 1]}`.",
+    )
+    max_series: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        1000, description="Sets of labels of one metric; what comes later is counted as `__overflow__`."
     )
 
 

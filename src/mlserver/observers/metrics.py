@@ -1,18 +1,15 @@
-"""Metrics: counts finished calls and batches into a metric page, and renders all pages for a scrape."""
+"""Metrics: counts finished calls and runs into a metric page, where whoever is scraped reads them."""
 
 from __future__ import annotations
 
 import logging
+import platform
+import threading
+import time
 from bisect import bisect_left
-from collections import defaultdict
-from itertools import accumulate
+from functools import partial
+from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from mlserver import signals
 from mlserver.errors import PredictionFailed
@@ -20,172 +17,309 @@ from mlserver.pages import Key, Page, PageFull
 from mlserver.serving.call import Levels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from prometheus_client.metrics_core import Metric as Family
+    from collections.abc import Callable, Iterator, Sequence
 
     from mlserver.config import Config
     from mlserver.serving.call import Batch, Call
 
-OVERFLOW = "__overflow__"
-MAX_SERIES = 1000
-"""Label sets of one metric in one page; what comes later is counted together as ``__overflow__``."""
-
-
-DROPPABLE = ("logs", "metrics")
-"""Signals whose losses are counted; their series are there from the start, which is also what lets any
-thread count: adding a series is for the event loop alone."""
-
-
-MAX_LABEL = 120
-"""Characters of a label's value."""
+MAX_LABEL = 200
+"""Characters of a label's value: as many as the configuration allows for the name of a model."""
+FULL_BUDGET = (
+    "It has %d, the limit (observability.max_series): raise it if they are wanted, else find out what makes "
+    "so many"
+)
+FULL_PAGE = "The page that this worker counts in is full: a restart of the server begins with an empty one"
 _logger = logging.getLogger("mlserver.metrics")
 
 
 class Table:
-    """The series of one metric in one page, by label values."""
-
-    def __init__(self, page: Page, metric: signals.Metric) -> None:
-        self._page = page
-        self._metric = metric
-        self._series: dict[tuple[str, ...], memoryview[float]] = {}
-
-    def __call__(self, *labels: str) -> memoryview[float]:
-        """The values of a label set; a new one is added with zeros."""
-        found = self._series.get(labels)
-        return self._add(labels) if found is None else found
-
-    def _add(self, labels: tuple[str, ...]) -> memoryview[float]:
-        overflow = (OVERFLOW,) * len(labels)
-        if len(self._series) >= MAX_SERIES and labels != overflow:
-            return self(*overflow)
-        named = tuple(label[:MAX_LABEL] for label in labels)
-        key = Key(self._metric.type, self._metric.name, named, self._metric.buckets)
-        try:
-            values = self._page.series(key)
-        except PageFull:  # counted where nobody sees it, so that whatever else there is goes on
-            _logger.warning("There is no room to count %s %s", key.name, key.labels)
-            values = memoryview(bytearray(8 * key.size)).cast("d")
-        self._series[labels] = values
-        return values
-
-
-class Metrics:
-    """The observer that counts. It is the one writer of its page.
+    """The series of one record whose label sets come from outside. Those beyond a budget count as one.
 
     Args:
-        page: where to count.
-        model: name of the model, for the label.
-        endpoints: routes and methods whose series are there from the start, at zero.
+        page: where they are.
+        record: their key but for the labels.
+        metric: name of the metric, for the warning.
+        limit: label sets in the page, those of a predecessor among them.
+        on_fold: called for every observation that is counted without its labels.
     """
 
     def __init__(
-        self, page: Page, *, model: str, version: str, endpoints: Iterable[tuple[str, str]] = ()
+        self, page: Page, record: Key, *, metric: str, limit: int, on_fold: Callable[[], None]
     ) -> None:
-        self._model = model
-        self._requests = Table(page, signals.REQUESTS)
-        self._durations = Table(page, signals.REQUEST_DURATION)
-        self._errors = Table(page, signals.PREDICTION_ERRORS)
-        self._dropped = Table(page, signals.SIGNALS_DROPPED)
-        for signal in DROPPABLE:
-            self._dropped(signal)
-        self._runs = Table(page, signals.PREDICTION_DURATION)(model)
-        self._bounds = signals.REQUEST_DURATION.buckets
-        self._run_bounds = signals.PREDICTION_DURATION.buckets
-        self._of_call: dict[tuple[str, str, int], tuple[memoryview[float], memoryview[float]]] = {}
+        self._page = page
+        self._record = record
+        self._metric = metric
+        self._limit = limit
+        self._on_fold = on_fold
+        self._taken = {labels for labels in page.keys(record.name) if not _is_overflow(labels)}
+        self._series: dict[tuple[str, ...], memoryview[float]] = {}
+        self._overflow: memoryview[float] | None = None
+
+    def __call__(self, *labels: str) -> memoryview[float]:
+        """The values in which an observation with these labels is to be counted now."""
+        named = tuple(map(_clean, labels))
+        found = self._series.get(named)
+        return self._add(named) if found is None else found
+
+    def __contains__(self, labels: tuple[str, ...]) -> bool:
+        """Whether these very labels have a series of their own."""
+        return labels in self._series
+
+    def key(self, *labels: str) -> Key:
+        """The key of the series in which these labels were counted."""
+        named = tuple(map(_clean, labels))
+        return self._record._replace(labels=named if named in self._series else _overflow(named))
+
+    def _add(self, labels: tuple[str, ...]) -> memoryview[float]:
+        if labels not in self._taken and len(self._taken) >= self._limit:
+            return self._fold(labels, FULL_BUDGET % self._limit)
+        try:
+            values = self._page.series(self._record._replace(labels=labels))
+        except PageFull:
+            return self._fold(labels, FULL_PAGE)
+        self._taken.add(labels)
+        self._series[labels] = values
+        return values
+
+    def _fold(self, labels: tuple[str, ...], why: str) -> memoryview[float]:
+        if self._overflow is None:
+            self._overflow = _series(self._page, self._record._replace(labels=_overflow(labels)))
+            _logger.warning(
+                "%s: other sets of labels, such as %s, are counted together as %s from now on. %s",
+                self._metric,
+                labels,
+                signals.OVERFLOW,
+                why,
+            )
+        self._on_fold()
+        return self._overflow
+
+
+class Metrics:
+    """The observer that counts. It is the one writer of its page, and goes on from its predecessor.
+
+    Args:
+        page: where to count.
+        config: what the model is called, the histograms' buckets, the budget of label sets.
+    """
+
+    levels: Levels
+    """What is so right now, for others to write."""
+
+    def __init__(self, page: Page, config: Config) -> None:
+        model, settings = config.model.name, config.observability
+        self._page, self._model = page, model
+        self._lock = threading.Lock()
         page.reset_gauges()
-        self.levels = Levels(
-            active=Table(page, signals.ACTIVE_REQUESTS)(),
-            model_loaded=Table(page, signals.MODEL_LOADED)(model, version),
+
+        def values(metric: signals.Metric, *labels: str) -> memoryview[float]:
+            return _series(page, Key(metric.type, metric.name, labels))
+
+        def key(record: str, like: signals.Metric, *labels: str) -> Key:
+            return Key(like.type, record, labels, signals.bounds(like, settings.buckets))
+
+        def table(metric: signals.Metric, record: Key) -> Table:
+            name = metric.full_name(settings.metrics_prefix)
+            fold = partial(self.dropped, "metrics")
+            return Table(page, record, metric=name, limit=settings.max_series, on_fold=fold)
+
+        self._dropped = {name: values(signals.SIGNALS_DROPPED, name) for name in signals.DROPPABLE}
+        self._rejected = {code: values(signals.REJECTED, code) for code in signals.REJECTIONS}
+        self._answered = values(signals.PREDICTIONS, model)
+        self._errors = table(
+            signals.PREDICTION_ERRORS, key(signals.PREDICTION_ERRORS.name, signals.PREDICTION_ERRORS)
         )
-        for endpoint, method in endpoints:
-            self._look_up(endpoint, method, 200)
+        self._calls = table(signals.REQUESTS, key(signals.CALLS.record, signals.REQUEST_DURATION))
+        self._of_call: dict[tuple[str, str, int], memoryview[float]] = {}
+        self._bounds = signals.bounds(signals.REQUEST_DURATION, settings.buckets)
+
+        phases, runs = signals.REQUEST_PHASES, signals.PREDICTION_DURATION
+        self._decode, self._queue, self._predict, self._encode = (
+            key(phases.name, phases, phase) for phase in signals.PHASES
+        )
+        self._alone = key(signals.RUNS_ALONE.record, runs, model)
+        self._shared = key(signals.RUNS_SHARED.record, runs, model)
+        self._rows = key(signals.BATCH_ROWS.name, signals.BATCH_ROWS, model)
+        # A run alone stands for its call's phase, too. Without the same buckets, no run is counted so.
+        self._most_alone = 1 if self._alone.bounds == self._predict.bounds else -1
+        if self._most_alone < 1:
+            self._alone = self._shared
+        self._predict_values = _series(page, self._predict)
+        self._count_calls, self._count_runs = self._counter_of_calls(), self._counter_of_runs()
+
+        self.levels = Levels(
+            active=values(signals.ACTIVE_REQUESTS),
+            queued=values(signals.QUEUE_DEPTH),
+            model_loaded=values(signals.MODEL_LOADED, model, config.model.version),
+        )
+        self.levels.active[0] = self.levels.queued[0] = self.levels.model_loaded[0] = 0.0
+        versions = installed_version("mlserver-observability"), platform.python_version()
+        values(signals.BUILD_INFO, *versions)[0] = 1.0
 
     def __call__(self, calls: Sequence[Call], batches: Sequence[Batch]) -> None:
         """Counts what has finished."""
-        for call in calls:
-            count, histogram = self._look_up(call.endpoint, call.method, call.status)
-            count[0] += 1.0
-            _observe(histogram, self._bounds, call.finished - call.received)
-            if isinstance(call.error, PredictionFailed):
-                self._errors(self._model, call.error_type or "")[0] += 1.0
-        for batch in batches:
-            _observe(self._runs, self._run_bounds, batch.ended - batch.started)
+        if calls:
+            self._count_calls(calls)
+        if batches:
+            self._count_runs(batches)
 
     def dropped(self, signal: str, count: int = 1) -> None:
-        """Counts signals that could not be given; may be called in any thread for those of `DROPPABLE`."""
-        self._dropped(signal)[0] += count
+        """Counts signals that could not be given; for those of `signals.DROPPABLE`, in any thread."""
+        with self._lock:
+            self._dropped[signal][0] += count
 
-    def _look_up(
-        self, endpoint: str, method: str, status: int
-    ) -> tuple[memoryview[float], memoryview[float]]:
-        key = (endpoint, method, status)
-        found = self._of_call.get(key)
-        if found is None:
-            known = method if method in signals.METHODS else "OTHER"
-            found = (self._requests(endpoint, known, str(status)), self._durations(endpoint, known))
-            if known == method:
-                self._of_call[key] = found
-        return found
+    # Once a turn. An access to the page costs as much as several steps around it. So sums, which nobody else
+    # changes, are kept beside it and only stored; what is needed is in a closure, at no cost; and the first
+    # bucket, where most of what is fast falls, is found without a search.
 
+    def _counter_of_calls(self) -> Callable[[Sequence[Call]], None]:
+        of_call, bounds, phase_bounds = self._of_call, self._bounds, self._decode.bounds
+        first, first_phase = bounds[0], phase_bounds[0]
+        total, phase_total = len(bounds) + 1, len(phase_bounds) + 1
+        decode, queue, encode = (
+            _series(self._page, key) for key in (self._decode, self._queue, self._encode)
+        )
+        answered = self._answered
+        decode_s, queue_s, encode_s, rows = decode[-1], queue[-1], encode[-1], answered[0]
+        look_up, count_more = self._look_up, self._count_more
 
-def _observe(histogram: memoryview[float], bounds: Sequence[float], value: float) -> None:
-    histogram[bisect_left(bounds, value)] += 1.0
-    histogram[-1] += value
+        def count(calls: Sequence[Call]) -> None:
+            nonlocal decode_s, queue_s, encode_s, rows
+            for call in calls:
+                received, decoded, finished = call.received, call.decoded, call.finished
+                status = call.response.status  # type: ignore[union-attr]  # it is finished
+                try:
+                    duration = of_call[call.endpoint, call.method, status]
+                except KeyError:
+                    duration = look_up(call.endpoint, call.method, status)
+                spent = finished - received
+                duration[0 if spent <= first else bisect_left(bounds, spent)] += 1.0
+                duration[total] += spent
+                if decoded:
+                    spent = decoded - received
+                    decode[0 if spent <= first_phase else bisect_left(phase_bounds, spent)] += 1.0
+                    decode_s += spent
+                    if predicted := call.predicted:
+                        spent = call.started - decoded
+                        queue[0 if spent <= first_phase else bisect_left(phase_bounds, spent)] += 1.0
+                        queue_s += spent
+                        spent = finished - predicted
+                        encode[0 if spent <= first_phase else bisect_left(phase_bounds, spent)] += 1.0
+                        encode_s += spent
+                        if status == 200 and (shape := call.input_shape):
+                            rows += shape[0]
+                if call.error is not None or call.trace_id is not None:
+                    count_more(call)
+            decode[phase_total] = decode_s
+            queue[phase_total] = queue_s
+            encode[phase_total] = encode_s
+            answered[0] = rows
 
+        return count
 
-class PageCollector(Collector):
-    """Sums the pages of all workers, for ``prometheus_client``."""
+    def _counter_of_runs(self) -> Callable[[Sequence[Batch]], None]:
+        bounds, row_bounds, most_alone = self._alone.bounds, self._rows.bounds, self._most_alone
+        first, first_rows = bounds[0], row_bounds[0]
+        total, row_total = len(bounds) + 1, len(row_bounds) + 1
+        alone, shared, batch_rows = (
+            _series(self._page, key) for key in (self._alone, self._shared, self._rows)
+        )
+        alone_s, rows = alone[-1], batch_rows[-1]
+        count_phase = self._count_phase
 
-    def __init__(self, pages: Sequence[Page], prefix: str) -> None:
-        self._pages = pages
-        self._prefix = prefix
+        def count(batches: Sequence[Batch]) -> None:
+            nonlocal alone_s, rows
+            for batch in batches:
+                calls, spent, its_rows = len(batch.calls), batch.ended - batch.started, batch.rows
+                bucket = 0 if spent <= first else bisect_left(bounds, spent)
+                if calls <= most_alone:
+                    alone[bucket] += 1.0
+                    alone_s += spent
+                    alone[total] = alone_s
+                else:
+                    shared[bucket] += 1.0
+                    shared[total] += spent
+                    if calls == 1 or batch.error is None:  # else its calls ran again, in smaller runs
+                        count_phase(spent, calls)
+                batch_rows[0 if its_rows <= first_rows else bisect_left(row_bounds, its_rows)] += 1.0
+                rows += its_rows
+                batch_rows[row_total] = rows
 
-    def collect(self) -> Iterable[Family]:
-        """One family for every metric of the catalogue."""
-        found: dict[str, dict[Key, list[tuple[float, ...]]]] = defaultdict(lambda: defaultdict(list))
-        for page in self._pages:
-            for key, values in page.read():
-                found[key.name][key].append(values)
-        for metric in signals.METRICS:
-            yield self._family(metric, found[metric.name])
+        return count
 
-    def _family(self, metric: signals.Metric, series: dict[Key, list[tuple[float, ...]]]) -> Family:
-        name = self._prefix + metric.name
-        join = max if metric.over_workers == "max" else sum
-        if metric.type == "histogram":
-            histogram = HistogramMetricFamily(name, metric.help, labels=metric.labels)
-            for key, parts in series.items():
-                *counts, total = [sum(column) for column in zip(*parts, strict=True)]
-                bounds = [*map(floatToGoString, key.bounds), "+Inf"]
-                buckets = list(zip(bounds, accumulate(counts), strict=True))
-                histogram.add_metric(key.labels, buckets, sum_value=total)
-            return histogram
-        kind = CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily
-        family = kind(name, metric.help, labels=metric.labels)
-        for key, parts in series.items():
-            family.add_metric(key.labels, join(value for (value,) in parts))
-        return family
+    # Seldom.
 
+    def _count_phase(self, spent: float, calls: int) -> None:
+        """Counts a run as the phase of each of its calls."""
+        self._predict_values[bisect_left(self._predict.bounds, spent)] += calls
+        self._predict_values[-1] += spent * calls
 
-class Exposition:
-    """What a scrape gets, from whichever process is asked."""
+    def _look_up(self, endpoint: str, method: str, status: int) -> memoryview[float]:
+        labels = _labels(endpoint, method, status)
+        values = self._calls(*labels)
+        if labels[1] == method and labels in self._calls:  # nothing that clients make up is kept
+            self._of_call[endpoint, method, status] = values
+        return values
 
-    def __init__(self, config: Config, pages: Sequence[Page]) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(PageCollector(pages, config.observability.metrics_prefix))
+    def _count_more(self, call: Call) -> None:
+        """What few calls have: an error, a trace."""
+        error = call.error
+        if isinstance(error, PredictionFailed):
+            self._errors(self._model, call.error_type or "")[0] += 1.0
+        elif error is not None and error.code in self._rejected:
+            self._rejected[error.code][0] += 1.0
+        if call.trace_id is not None:
+            self._exemplify(call, call.trace_id)
 
-    def render(self, accept: str) -> tuple[bytes, bytes]:
-        """The metrics as text or OpenMetrics.
-
-        Args:
-            accept: the request's ``Accept`` header, or "".
-
-        Returns:
-            content type and body.
-        """
+    def _exemplify(self, call: Call, trace_id: str) -> None:
+        """Keeps a traced call as an example in the histograms that it was counted in."""
+        now = time.time()
         try:
-            encoder, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # of a version that is no version
-            encoder, content_type = choose_encoder("")
-        return content_type.encode("ascii"), encoder(self._registry)
+            for key, value in self._observed(call):
+                self._page.put_exemplar(key, bisect_left(key.bounds, value), trace_id, value, now)
+        except PageFull:
+            self.dropped("metrics")
+
+    def _observed(self, call: Call) -> Iterator[tuple[Key, float]]:
+        yield (
+            self._calls.key(*_labels(call.endpoint, call.method, call.status)),
+            call.finished - call.received,
+        )
+        if call.decoded:
+            yield self._decode, call.decoded - call.received
+        if call.predicted and call.batch is not None:
+            yield self._queue, call.started - call.decoded
+            yield self._encode, call.finished - call.predicted
+            spent = call.predicted - call.started
+            if len(call.batch.calls) <= self._most_alone:
+                yield self._alone, spent
+            else:
+                yield self._shared, spent
+                yield self._predict, spent
+            yield self._rows, call.batch.rows
+
+
+def _labels(endpoint: str, method: str, status: int) -> tuple[str, str, str]:
+    return endpoint, method if method in signals.METHODS else signals.OTHER, str(status)
+
+
+def _clean(label: str) -> str:
+    """A label's value that every exposition can encode, and of no more than `MAX_LABEL` characters."""
+    return label[:MAX_LABEL].encode("utf-8", "replace").decode("utf-8")
+
+
+def _overflow(labels: tuple[str, ...]) -> tuple[str, ...]:
+    return (signals.OVERFLOW,) * len(labels)
+
+
+def _is_overflow(labels: tuple[str, ...]) -> bool:
+    return bool(labels) and labels == _overflow(labels)
+
+
+def _series(page: Page, key: Key) -> memoryview[float]:
+    """A series that has to be there, if need be in the page's spare room."""
+    try:
+        return page.series(key, spare=True)
+    except PageFull:  # counted where nobody sees it, so that whatever else there is goes on
+        _logger.warning("There is no room to count %s %s until the server restarts", key.name, key.labels)
+        return memoryview(bytearray(8 * key.size)).cast("d")

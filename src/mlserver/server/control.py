@@ -7,7 +7,7 @@ import base64
 import json
 import pickle
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     import socket
@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
     from mlserver.config import Config
 
-LONGEST_LINE = 1 << 24
-"""Bytes; a configuration travels in one line."""
+LONGEST_LINE = 1 << 26
+"""Bytes; a configuration, a snapshot or a scrape's answer travels in one line."""
+
+CONGESTION = 1 << 20
+"""Bytes written and not yet taken by the other end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,35 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Worker: its user's own metrics as they are now."""
+
+    families: list[Any]
+    """As `pack` makes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """Worker: somebody scrapes it; what do all processes together say?"""
+
+    number: int
+    """Of this worker's scrape, for the answer."""
+    accept: str
+    accept_encoding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scraped:
+    """Supervisor: the answer to a `Scrape`."""
+
+    number: int
+    body: str
+    """In base 64."""
+    content_type: str
+    encoding: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """Worker: what it accepted is answered, or cut off when its time was over; it exits now."""
 
@@ -104,7 +136,20 @@ def unpack_config(packed: str) -> Config:
     return config
 
 
-Message = Launch | Accept | Readiness | Drain | Started | Loaded | NotLoaded | Beat | Drained
+Message = (
+    Launch
+    | Accept
+    | Readiness
+    | Drain
+    | Started
+    | Loaded
+    | NotLoaded
+    | Beat
+    | Snapshot
+    | Scrape
+    | Scraped
+    | Drained
+)
 _KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
@@ -130,6 +175,11 @@ class Channel:
     async def over(cls, end: socket.socket) -> Channel:
         """Takes over one end of the pair."""
         return cls(*await asyncio.open_unix_connection(sock=end, limit=LONGEST_LINE))
+
+    @property
+    def congested(self) -> bool:
+        """Whether the other end has not read for a while: what can be left out should be."""
+        return self._writer.transport.get_write_buffer_size() > CONGESTION
 
     def send(self, message: Message) -> None:
         """Sends without waiting; to an end that is gone, nothing."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
 from mlserver.errors import MLServerError, ModelLoadError
-from mlserver.pages import Page
-from mlserver.server.control import Accept, Launch, Readiness, pack_config
+from mlserver.server.control import Accept, Launch, Message, Readiness, Scrape, Snapshot, pack_config
 from mlserver.server.process import NOT_STARTED, Worker, hint
 from mlserver.server.respawn import CRASH_LOOP, Respawn
+from mlserver.server.scrapes import packed
 from mlserver.server.slots import assign
 from mlserver.serving.health import Health
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from mlserver.config import Config
+    from mlserver.server.metrics import FleetMetrics
 
 LOAD_S = 600.0
 """How long a successor may take to load its model."""
@@ -54,19 +56,18 @@ class Fleet:
 
     Args:
         sockets: the listening sockets, one per slot; closed when the fleet stops.
-        pages: descriptors of the metric pages, two per slot.
+        metrics: of the whole server; its pages are the workers' to write.
         log: descriptor for log lines.
     """
 
     def __init__(
-        self, config: Config, *, sockets: Sequence[socket.socket], pages: Sequence[int], log: int
+        self, config: Config, *, sockets: Sequence[socket.socket], metrics: FleetMetrics, log: int
     ) -> None:
         self.crashed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done, with what to say, when the workers of a slot cannot even start."""
         self.draining = False
         self._sockets = sockets
-        self._descriptors = list(pages)
-        self.pages = [Page.shared(descriptor) for descriptor in pages]
+        self._metrics = metrics
         self._log = log
         self._slots = [Slot(number, config) for number in range(len(sockets))]
         self._workers: list[Worker] = []
@@ -173,6 +174,7 @@ class Fleet:
 
     def _lost(self, slot: Slot, *, lived_s: float, settled: bool, ending: str) -> float | None:
         """Seconds until the slot's next worker starts; None if that has no prospects."""
+        self._metrics.note_restart()
         wait_s = slot.respawn.died(lived_s=lived_s, settled=settled)
         if wait_s is not None:
             _logger.info("The next worker %d starts in %g s", slot.number, wait_s)
@@ -188,7 +190,7 @@ class Fleet:
             config=pack_config(config),
             slot=slot.number,
             sockets=[listening.fileno() for listening in self._sockets],
-            pages=self._descriptors,
+            pages=self._metrics.descriptors,
             page=self._free_page(slot),
             log=self._log,
         )
@@ -203,14 +205,24 @@ class Fleet:
         return next(page for page in (2 * slot.number, 2 * slot.number + 1) if page not in taken)
 
     async def _follow(self, worker: Worker) -> None:
-        await worker.follow(self._share)
+        await worker.follow(partial(self._told, worker))
         self._workers.remove(worker)
-        self.pages[worker.launch.page].reset_gauges()
+        self._metrics.retire(worker.id, worker.launch.page)
         self._share()
         if worker.leaving:
             _logger.info("%s has ended", worker)
         else:
             _logger.error("%s died: %s. %s", worker, worker.ending, hint(worker.ending))
+
+    def _told(self, worker: Worker, message: Message) -> None:
+        match message:
+            case Snapshot(families):
+                self._metrics.take(worker.id, worker.launch.slot, families)
+            case Scrape(number, accept, accept_encoding):
+                if exposition := self._metrics.exposition:
+                    worker.answer(packed(number, exposition.render(accept, accept_encoding)))
+            case _:
+                self._share()
 
     # What depends on all of them.
 
@@ -222,6 +234,17 @@ class Fleet:
         for id_, worker in up.items():
             worker.tell(Accept(sorted(shares[id_])))
             worker.tell(readiness)
+        ready = sum(worker.ready for worker in self._workers)
+        self._metrics.note_workers(ready=ready, pids=self._processes())
+
+    def _processes(self) -> dict[str, int]:
+        """Process ids by what they are called on ``/metrics``: the worker that a slot has by its number."""
+        named = {}
+        for worker in self._workers:
+            slot = self._slots[worker.launch.slot]
+            stage = "" if worker is slot.worker else " (leaving)" if worker.leaving else " (starting)"
+            named[f"{slot.number}{stage}"] = worker.process.pid
+        return named
 
     async def _listen_for_silence(self) -> None:
         silent: set[Worker] = set()

@@ -19,6 +19,7 @@ from mlserver.errors import (
     RequestError,
     RequestTimeout,
 )
+from mlserver.exposition.http import asked_for, scraped
 from mlserver.server.access import NOTHING_HERE, admit, admit_write
 from mlserver.server.reload import ConfigRefused
 from mlserver.serving.call import Response
@@ -28,7 +29,7 @@ from mlserver.serving.routes import send_response
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from mlserver.observers.metrics import Exposition
+    from mlserver.exposition import Exposition
     from mlserver.server.reload import Reload
     from mlserver.serving.health import Answer, Health
     from mlserver.serving.routes import Receive, Scope, Send
@@ -98,17 +99,16 @@ class Management:
     async def _answer(self, request: Request) -> Response:
         exposition = self._exposition()
         config = self._reload.config
-        scraped = exposition is not None and request.path == config.observability.metrics_endpoint
+        scrape = exposition is not None and request.path == config.observability.metrics_endpoint
         probe = self._probes.get(request.path)
-        admit(config.server.management, request.headers, harmless=scraped or probe is not None)
+        admit(config.server.management, request.headers, harmless=scrape or probe is not None)
         if probe is not None:
             _expect(request, READS)
             status, answer = probe(self._health())
             return Response(status, _compact(answer))
-        if scraped and exposition is not None:
+        if scrape and exposition is not None:
             _expect(request, READS)
-            content_type, body = exposition.render(request.headers.get(b"accept", b"").decode("latin-1"))
-            return Response(200, body, content_type)
+            return scraped(exposition.render(*asked_for(request.headers)))
         if request.path == "/reload":
             return await self._do_reload(request)
         raise NotFound(NOTHING_HERE)

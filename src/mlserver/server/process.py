@@ -23,6 +23,7 @@ from mlserver.server.control import (
     Message,
     NotLoaded,
     Readiness,
+    Scraped,
     Started,
 )
 from mlserver.server.lifeline import signals_held
@@ -129,9 +130,13 @@ class Worker:
             "(server.graceful_timeout_s)."
         )
 
-    async def follow(self, changed: Callable[[], None]) -> None:
-        """Takes in what the worker says until its process has ended."""
-        listening = asyncio.create_task(self._listen(changed))
+    async def follow(self, told: Callable[[Message], None]) -> None:
+        """Takes in what the worker says until its process has ended.
+
+        Args:
+            told: called with everything that it said.
+        """
+        listening = asyncio.create_task(self._listen(told))
         ending = asyncio.create_task(self.process.wait())
         await asyncio.wait({listening, ending}, return_when=asyncio.FIRST_COMPLETED)
         # A predictor may have closed the channel; a worker that cannot be told anything is of no use.
@@ -151,6 +156,11 @@ class Worker:
             self._told[type(message)] = message
             self._channel.send(message)
 
+    def answer(self, message: Scraped) -> None:
+        """Sends what the worker has asked for."""
+        if self._channel:
+            self._channel.send(message)
+
     async def drain(self, timeout_s: float) -> None:
         """Lets the worker answer what it has accepted, and ends it; `complete` then says how that went."""
         self.leaving = True
@@ -166,13 +176,13 @@ class Worker:
         if self.process.returncode is None:
             self.process.kill()
 
-    async def _listen(self, changed: Callable[[], None]) -> None:
+    async def _listen(self, told: Callable[[Message], None]) -> None:
         self._channel = channel = await Channel.over(self.control)
         channel.send(self.launch)
         try:
             async for message in channel.messages():
                 self._take(message)
-                changed()
+                told(message)
         finally:
             channel.close()
 

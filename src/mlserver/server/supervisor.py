@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from setproctitle import setproctitle
@@ -14,13 +15,12 @@ from setproctitle import setproctitle
 from mlserver.config import load_config
 from mlserver.errors import ConfigError, Fault, RequestError
 from mlserver.lines import LineWriter, render_json, render_text, take_over_logging
-from mlserver.observers.metrics import Exposition
-from mlserver.pages import create_memory
 from mlserver.server import sockets
 from mlserver.server.fleet import Fleet
 from mlserver.server.limits import Limits
 from mlserver.server.listener import Listener
 from mlserver.server.management import Management
+from mlserver.server.metrics import FleetMetrics
 from mlserver.server.reload import Reload
 
 if TYPE_CHECKING:
@@ -81,11 +81,10 @@ class Supervisor:
         self._management = management
         self._log = os.dup(STDOUT)
         self._writer: LineWriter | None = None
-        self._exposition: Exposition | None = None
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
-        pages = [create_memory() for _ in range(2 * len(data))]
-        self._fleet = Fleet(config, sockets=data, pages=pages, log=self._log)
+        self._metrics = FleetMetrics(config, slots=len(data))
+        self._fleet = Fleet(config, sockets=data, metrics=self._metrics, log=self._log)
         self._reload = Reload(config, self._fleet, load=self._load, adopt=self._adopt)
         self._adopt(config)
 
@@ -138,12 +137,13 @@ class Supervisor:
         """
         settings = config.observability
         writer = self._open_log(config)
+        writer.on_drop = partial(self._metrics.note_dropped, "logs")
         render = render_json if settings.structured_logging else render_text
         take_over_logging(writer, render, level=logging.getLevelNamesMapping()[settings.log_level])
         if self._writer is not None:
             self._writer.close()
         self._writer = writer
-        self._exposition = Exposition(config, self._fleet.pages) if settings.metrics else None
+        self._metrics.adopt(config)
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -169,7 +169,9 @@ class Supervisor:
         if self._management is None:
             return None
         app = Management(
-            reload=self._reload, health=lambda: self._fleet.health, exposition=lambda: self._exposition
+            reload=self._reload,
+            health=lambda: self._fleet.health,
+            exposition=lambda: self._metrics.exposition,
         )
         listener = Listener(app, limits=Limits.of(self._config.server), sink=app)
         await listener.accept(self._management, "management")
@@ -179,7 +181,7 @@ class Supervisor:
         """Where everything is, for whoever started the server in a terminal."""
         data, metrics = sockets.url(self._data[0]), self._config.observability.metrics_endpoint
         lines = [f"predictions  {data}/predict", f"docs         {data}/docs"]
-        if self._exposition is not None:
+        if self._config.observability.metrics:
             lines.append(f"metrics      {data}{metrics}")
         if self._management is not None:
             lines.append(f"management   {sockets.url(self._management)}")

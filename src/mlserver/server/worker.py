@@ -18,6 +18,7 @@ import uvloop
 from setproctitle import setproctitle
 
 from mlserver.app import create_app
+from mlserver.exposition import Exposition
 from mlserver.pages import Page
 from mlserver.server.control import (
     Accept,
@@ -29,12 +30,14 @@ from mlserver.server.control import (
     Loaded,
     NotLoaded,
     Readiness,
+    Scraped,
     Started,
     unpack_config,
 )
 from mlserver.server.lifeline import die_with, leave_signals
 from mlserver.server.limits import Limits
 from mlserver.server.listener import Listener
+from mlserver.server.scrapes import Scrapes
 
 if TYPE_CHECKING:
     from mlserver.app import App
@@ -43,16 +46,29 @@ BEAT_S = 1.0
 CLOSE_S = 4.0
 """How long the predictor may take to close; less than the supervisor's `EXIT_S`."""
 HASTE_S = 0.2
+LAST_SNAPSHOT_S = 0.5
+"""How long the last snapshot of the user's metrics may take."""
 
 
 class Worker:
     """The application, its listener, and what the supervisor asks of them."""
 
-    def __init__(self, channel: Channel, app: App, listener: Listener, sockets: list[socket.socket]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        app: App,
+        listener: Listener,
+        sockets: list[socket.socket],
+        *,
+        scrapes: Scrapes | None,
+    ) -> None:
         self._channel = channel
         self._app = app
         self._listener = listener
         self._sockets = sockets
+        self._draining: asyncio.Task[None] | None = None
+        self._drained = asyncio.Event()
+        self._scrapes = scrapes
 
     @classmethod
     def launched(cls, channel: Channel, launch: Launch) -> Worker:
@@ -74,14 +90,19 @@ class Worker:
             log_fd=launch.log,
         )
         sockets = [socket.socket(fileno=descriptor) for descriptor in launch.sockets]
-        return cls(channel, app, Listener(app, limits=Limits.of(config.server), sink=app), sockets)
+        scrapes = None
+        if app.metrics is not None:
+            scrapes = Scrapes(channel, app.metrics.snapshots, alone=Exposition(config, pages))
+            app.metrics.answer_with(scrapes.answer)
+        listener = Listener(app, limits=Limits.of(config.server), sink=app)
+        return cls(channel, app, listener, sockets, scrapes=scrapes)
 
     async def run(self) -> None:
         """Serves until the supervisor says to drain. If the supervisor is gone, so is this process."""
         self._channel.send(Started())
         async with asyncio.TaskGroup() as group:
-            tasks = group.create_task(self._load()), group.create_task(self._beat())
-            await self._obey()
+            tasks = [group.create_task(work) for work in (self._load(), self._beat(), self._obey())]
+            await self._drained.wait()
             for task in tasks:
                 task.cancel()
 
@@ -97,17 +118,21 @@ class Worker:
         while True:
             self._channel.send(Beat(self._app.health.dependencies_healthy))
             await asyncio.sleep(BEAT_S)
+            if self._scrapes is not None:
+                await self._scrapes.beat()
 
     async def _obey(self) -> None:
         async for message in self._channel.messages():
             match message:
-                case Accept(slots):
+                case Accept(slots) if self._draining is None:
                     await self._accept(slots)
                 case Readiness(ready, draining):
                     self._take_in(ready=ready, draining=draining)
-                case Drain(timeout_s):
-                    await self._drain(timeout_s)
-                    return
+                case Scraped() if self._scrapes is not None:
+                    self._scrapes.take_in(message)
+                case Drain(timeout_s) if self._draining is None:
+                    # Not here: an answer to what is still open may come from the supervisor.
+                    self._draining = asyncio.create_task(self._drain(timeout_s))
         os._exit(1)
 
     async def _accept(self, slots: list[int]) -> None:
@@ -123,9 +148,17 @@ class Worker:
             self._listener.start_draining()
 
     async def _drain(self, timeout_s: float) -> None:
+        try:
+            await self._end(timeout_s)
+        finally:
+            self._drained.set()
+
+    async def _end(self, timeout_s: float) -> None:
         for listening in self._sockets:
             listening.close()
         complete = await self._listener.close(timeout_s, cut_off=self._app.cut_off)
+        if self._scrapes is not None:
+            await self._scrapes.send(LAST_SNAPSHOT_S)
         self._channel.send(Drained(complete))
         await self._channel.flush()
         # A run that was cut off, or a model that is still being loaded, is not waited for.

@@ -44,6 +44,8 @@ class Call:
     received: float
     """When its headers were complete."""
     request_id: str | None = None
+    trace_id: str | None = None
+    """Trace of the caller, if it is sampled: 32 hexadecimal digits."""
     operation: str | None = None
     """The predictor's method that was asked for: ``predict`` or ``predict_proba``."""
     quiet: bool = False
@@ -134,6 +136,8 @@ class Levels:
     """What is so right now."""
 
     active: Level = field(default_factory=lambda: [0.0])
-    """Requests received and not yet finished."""
+    """Requests received whose response has not left."""
+    queued: Level = field(default_factory=lambda: [0.0])
+    """Requests that wait for a run; true whenever the loop rests."""
     model_loaded: Level = field(default_factory=lambda: [0.0])
     """1 when the model is loaded."""

@@ -68,12 +68,13 @@ class Pipeline:
     ) -> None:
         self._runner = runner
         self._health = health
-        self._levels = levels
+        self._active, self._queued = levels.active, levels.queued
         self._observers = observers
         self._timeout = timeout
         self._max_buffered = max_buffered
         self._echo_ids = echo_ids
         self._buffered = 0
+        self._depth = 0
         self._free = 0
         self._dispatching: asyncio.Handle | None = None
         self._lingering = False
@@ -103,8 +104,8 @@ class Pipeline:
 
     def begin(self, call: Call) -> None:
         """Opens a call; `finish` or `fail` must follow."""
-        self._levels.active[0] += 1.0
         self._open[call] = None
+        self._active[0] = len(self._open)
         if self._expiry is not asyncio.get_running_loop():  # none is set, or for a loop of the past
             self._expire_at(call.received + self._timeout)
 
@@ -151,11 +152,14 @@ class Pipeline:
     def _dispatch(self) -> None:
         """Gives every free thread its next run."""
         self._dispatching = None
-        while self._free and self._queue:
+        waiting = len(self._queue)
+        while self._free and waiting:
             self._free -= 1
             calls = self._queue.take()
+            waiting -= len(calls)
             self._running.update(dict.fromkeys(calls, calls))
             self._runner.run(calls, partial(self._answered, calls))
+        self._show_depth(waiting)
 
     def _answered(self, calls: list[Call], run: Run) -> None:
         """A thread is free again: it gets its next run first, then this one's calls are answered."""
@@ -221,7 +225,6 @@ class Pipeline:
             response = response.with_header(b"x-request-id", call.request_id.encode("ascii"))
         call.response = response
         call.finished = time.perf_counter()
-        self._levels.active[0] -= 1.0
         self._buffered -= call.reserved
         self._open.pop(call, None)
         if call.decoded and call.batch is None:
@@ -233,6 +236,7 @@ class Pipeline:
     def _forget(self, call: Call) -> None:
         """Nobody waits for this call's run any more."""
         self._queue.remove(call)
+        self._show_depth(len(self._queue))
         run = self._running.get(call)
         if run is not None and all(other.finished for other in run):
             self._runner.cancel(run)
@@ -245,6 +249,7 @@ class Pipeline:
             return
         for observer in self._observers:
             observer(calls, batches)
+        self._active[0] = len(self._open)
         for call in calls:
             if call.reply is not None and call.response is not None:
                 call.reply(call.response)
@@ -254,13 +259,21 @@ class Pipeline:
         for batch in batches:
             batch.calls = []
 
+    def _show_depth(self, depth: int) -> None:
+        """Shows how many calls wait. Those that are given a run within this turn of the loop never do."""
+        if depth != self._depth:
+            self._depth = depth
+            self._queued[0] = depth
+
     # What the clock brings.
 
     def _dispatch_soon(self) -> None:
         """Lets the calls of this turn of the loop come together before a free thread is given a run."""
+        wait = self._queue.wait_s
+        if wait or not self._free:
+            self._show_depth(len(self._queue))
         if not self._free:
             return
-        wait = self._queue.wait_s
         if self._dispatching is not None:
             if wait or not self._lingering:
                 return

@@ -19,8 +19,9 @@ from mlserver.errors import (
     RequestError,
     RequestTimeout,
 )
+from mlserver.paths import UNMATCHED
 from mlserver.serving.call import Call, Response
-from mlserver.serving.ids import accept_id
+from mlserver.serving.ids import accept_id, sampled_trace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
     Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
-    Handler = Callable[["Request"], Response]
+    Handler = Callable[["Request"], Response | Awaitable[Response]]
 
-UNMATCHED = "unmatched"
 _logger = logging.getLogger("mlserver.routes")
 
 
@@ -69,7 +69,7 @@ class Routes:
         routes: all paths.
         max_body: bytes of a request's body.
         timeout: seconds from a request's headers to the end of its body.
-        ids: whether ``X-Request-ID`` is read; without, calls have no id.
+        ids: whether ``X-Request-ID`` and ``traceparent`` are read; without, calls have no ids.
         loading: a prediction waits for it, so that it does not come before the model.
     """
 
@@ -103,6 +103,7 @@ class Routes:
             request_id=accept_id(request.headers.get(b"x-request-id")) if self._ids else None,
             operation=route.operation if route else None,
             quiet=route is not None and route.quiet,
+            trace_id=sampled_trace(request.headers.get(b"traceparent")) if self._ids else None,
         )
         replied: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         call.reply = partial(_settle, replied)
@@ -111,7 +112,7 @@ class Routes:
             if route is not None and route.operation and method == "POST":
                 await self._predict(call, request, receive, replied)
             else:
-                self._answer(call, request, route)
+                await self._answer(call, request, route)
             response = await replied
         except Exception as cause:  # noqa: BLE001  # a handler's fault, or a receive() that raises, is one 500
             self._pipeline.fail(call, InternalError.because(cause))
@@ -130,10 +131,11 @@ class Routes:
         self._pipeline.begin(call)
         self._pipeline.fail(call, error)
 
-    def _answer(self, call: Call, request: Request, route: Route | None) -> None:
-        """Everything but predictions: known at once."""
+    async def _answer(self, call: Call, request: Request, route: Route | None) -> None:
+        """Everything but predictions."""
         try:
-            response = _handler(call, route)(request)
+            answer = _handler(call, route)(request)
+            response = answer if isinstance(answer, Response) else await answer
         except RequestError as error:
             self._pipeline.fail(call, error)
         else:

@@ -1,0 +1,66 @@
+"""The metrics of one process: what a scrape gets where there is no supervisor to ask."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mlserver import signals
+from mlserver.exposition.processes import Processes
+from mlserver.exposition.scrape import Exposition, Rendered
+from mlserver.exposition.users.merge import Merger
+from mlserver.exposition.users.snapshot import Snapshots
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from mlserver.config import Config
+    from mlserver.pages import Page
+
+    Answer = Callable[[str, str], Awaitable[Rendered]]
+
+FRESH_S = 0.5
+"""How long a scrape waits for the user's metrics as they are now."""
+
+
+class OwnMetrics:
+    """Scrapes of this process.
+
+    Args:
+        pages: what to sum.
+        worker: value of the label ``worker``.
+        on_drop: told how many snapshots of a user's metric had to be left out, in any thread.
+    """
+
+    def __init__(
+        self, config: Config, pages: Sequence[Page], *, worker: int, on_drop: Callable[[int], None]
+    ) -> None:
+        self._worker = str(worker)
+        settings = config.observability
+        reserved = signals.reserved_names(settings.metrics_prefix)
+        self._merger = Merger(max_series=settings.max_series)
+        self.snapshots = Snapshots(
+            max_series=settings.max_series, reserved=reserved.__contains__, on_drop=on_drop
+        )
+        self.exposition = Exposition(
+            config, pages, (Processes(lambda: {self._worker: os.getpid()}), self._merger)
+        )
+        self._answer: Answer = self._alone
+
+    async def answer(self, accept: str, accept_encoding: str) -> Rendered:
+        """What a scrape gets.
+
+        Args:
+            accept: the header ``Accept``, or "".
+            accept_encoding: the header ``Accept-Encoding``, or "".
+        """
+        return await self._answer(accept, accept_encoding)
+
+    def answer_with(self, answer: Answer) -> None:
+        """Has scrapes answered by somebody who knows more than this process."""
+        self._answer = answer
+
+    async def _alone(self, accept: str, accept_encoding: str) -> Rendered:
+        self.snapshots.tick()
+        self._merger.take(0, self._worker, await self.snapshots.take(FRESH_S))
+        return self.exposition.render(accept, accept_encoding)
