@@ -108,6 +108,8 @@ class Worker:
 
     async def _load(self) -> None:
         await self._app.start()
+        if self._scrapes is not None:  # a worker that is ready has all its series
+            await self._scrapes.send()
         health = self._app.health
         if health.model_loaded:
             self._channel.send(Loaded(health.dependencies_healthy))
