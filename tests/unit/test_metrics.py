@@ -28,9 +28,10 @@ from mlserver.errors import (
     PredictionTimeout,
     QueueFull,
 )
-from mlserver.observers.metrics import MAX_LABEL, Metrics
+from mlserver.observers.metrics import Metrics
 from mlserver.pages import SPARE_BYTES, Exemplar, Key, Page
 from mlserver.serving.call import Batch, Call, Response
+from mlserver.tables import MAX_LABEL
 
 TRACE, WORSE = "0af7651916cd43dd8448eb211c80319c", "f" * 32
 OTHER_BUCKETS = {"prediction_duration_seconds": (0.25,), "request_duration_seconds": (1.0, 2.0)}

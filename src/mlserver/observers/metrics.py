@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 import threading
 import time
@@ -15,84 +14,13 @@ from mlserver import signals
 from mlserver.errors import PredictionFailed
 from mlserver.pages import Key, Page, PageFull
 from mlserver.serving.call import Levels
+from mlserver.tables import Table, fixed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from mlserver.config import Config
     from mlserver.serving.call import Batch, Call
-
-MAX_LABEL = 200
-"""Characters of a label's value: as many as the configuration allows for the name of a model."""
-FULL_BUDGET = (
-    "It has %d, the limit (observability.max_series): raise it if they are wanted, else find out what makes "
-    "so many"
-)
-FULL_PAGE = "The page that this worker counts in is full: a restart of the server begins with an empty one"
-_logger = logging.getLogger("mlserver.metrics")
-
-
-class Table:
-    """The series of one record whose label sets come from outside. Those beyond a budget count as one.
-
-    Args:
-        page: where they are.
-        record: their key but for the labels.
-        metric: name of the metric, for the warning.
-        limit: label sets in the page, those of a predecessor among them.
-        on_fold: called for every observation that is counted without its labels.
-    """
-
-    def __init__(
-        self, page: Page, record: Key, *, metric: str, limit: int, on_fold: Callable[[], None]
-    ) -> None:
-        self._page = page
-        self._record = record
-        self._metric = metric
-        self._limit = limit
-        self._on_fold = on_fold
-        self._taken = {labels for labels in page.keys(record.name) if not _is_overflow(labels)}
-        self._series: dict[tuple[str, ...], memoryview[float]] = {}
-        self._overflow: memoryview[float] | None = None
-
-    def __call__(self, *labels: str) -> memoryview[float]:
-        """The values in which an observation with these labels is to be counted now."""
-        named = tuple(map(_clean, labels))
-        found = self._series.get(named)
-        return self._add(named) if found is None else found
-
-    def __contains__(self, labels: tuple[str, ...]) -> bool:
-        """Whether these very labels have a series of their own."""
-        return labels in self._series
-
-    def key(self, *labels: str) -> Key:
-        """The key of the series in which these labels were counted."""
-        named = tuple(map(_clean, labels))
-        return self._record._replace(labels=named if named in self._series else _overflow(named))
-
-    def _add(self, labels: tuple[str, ...]) -> memoryview[float]:
-        if labels not in self._taken and len(self._taken) >= self._limit:
-            return self._fold(labels, FULL_BUDGET % self._limit)
-        try:
-            values = self._page.series(self._record._replace(labels=labels))
-        except PageFull:
-            return self._fold(labels, FULL_PAGE)
-        self._taken.add(labels)
-        self._series[labels] = values
-        return values
-
-    def _fold(self, labels: tuple[str, ...], why: str) -> memoryview[float]:
-        if self._overflow is None:
-            self._overflow = _series(self._page, self._record._replace(labels=_overflow(labels)))
-            _logger.warning(
-                "%s: other sets of labels, such as %s, are counted together as %s from now on. %s",
-                self._metric,
-                labels,
-                signals.OVERFLOW,
-                why,
-            )
-        self._on_fold()
-        return self._overflow
 
 
 class Metrics:
@@ -113,7 +41,7 @@ class Metrics:
         page.reset_gauges()
 
         def values(metric: signals.Metric, *labels: str) -> memoryview[float]:
-            return _series(page, Key(metric.type, metric.name, labels))
+            return fixed(page, Key(metric.type, metric.name, labels))
 
         def key(record: str, like: signals.Metric, *labels: str) -> Key:
             return Key(like.type, record, labels, signals.bounds(like, settings.buckets))
@@ -144,7 +72,7 @@ class Metrics:
         self._most_alone = 1 if self._alone.bounds == self._predict.bounds else -1
         if self._most_alone < 1:
             self._alone = self._shared
-        self._predict_values = _series(page, self._predict)
+        self._predict_values = fixed(page, self._predict)
         self._count_calls, self._count_runs = self._counter_of_calls(), self._counter_of_runs()
 
         self.levels = Levels(
@@ -176,9 +104,7 @@ class Metrics:
         of_call, bounds, phase_bounds = self._of_call, self._bounds, self._decode.bounds
         first, first_phase = bounds[0], phase_bounds[0]
         total, phase_total = len(bounds) + 1, len(phase_bounds) + 1
-        decode, queue, encode = (
-            _series(self._page, key) for key in (self._decode, self._queue, self._encode)
-        )
+        decode, queue, encode = (fixed(self._page, key) for key in (self._decode, self._queue, self._encode))
         answered = self._answered
         decode_s, queue_s, encode_s, rows = decode[-1], queue[-1], encode[-1], answered[0]
         look_up, count_more = self._look_up, self._count_more
@@ -222,7 +148,7 @@ class Metrics:
         first, first_rows = bounds[0], row_bounds[0]
         total, row_total = len(bounds) + 1, len(row_bounds) + 1
         alone, shared, batch_rows = (
-            _series(self._page, key) for key in (self._alone, self._shared, self._rows)
+            fixed(self._page, key) for key in (self._alone, self._shared, self._rows)
         )
         alone_s, rows = alone[-1], batch_rows[-1]
         count_phase = self._count_phase
@@ -301,25 +227,3 @@ class Metrics:
 
 def _labels(endpoint: str, method: str, status: int) -> tuple[str, str, str]:
     return endpoint, method if method in signals.METHODS else signals.OTHER, str(status)
-
-
-def _clean(label: str) -> str:
-    """A label's value that every exposition can encode, and of no more than `MAX_LABEL` characters."""
-    return label[:MAX_LABEL].encode("utf-8", "replace").decode("utf-8")
-
-
-def _overflow(labels: tuple[str, ...]) -> tuple[str, ...]:
-    return (signals.OVERFLOW,) * len(labels)
-
-
-def _is_overflow(labels: tuple[str, ...]) -> bool:
-    return bool(labels) and labels == _overflow(labels)
-
-
-def _series(page: Page, key: Key) -> memoryview[float]:
-    """A series that has to be there, if need be in the page's spare room."""
-    try:
-        return page.series(key, spare=True)
-    except PageFull:  # counted where nobody sees it, so that whatever else there is goes on
-        _logger.warning("There is no room to count %s %s until the server restarts", key.name, key.labels)
-        return memoryview(bytearray(8 * key.size)).cast("d")
