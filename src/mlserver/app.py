@@ -77,7 +77,7 @@ def create_app(
     names = {"model": config.model.name, "version": config.model.version}
     observers: list[Observer] = []
     enter: list[Enter] = []
-    levels = Levels()
+    health, levels = Health(), Levels()
     dropped: Callable[[str], None] | None = None
     metrics: OwnMetrics | None = None
 
@@ -87,7 +87,9 @@ def create_app(
         observers.append(Guard(counts, name="metrics", on_fault=dropped))
         writer.on_drop = partial(counts.dropped, "logs")
         on_drop = partial(counts.dropped, "user_metrics")
-        metrics = OwnMetrics(config, pages or [page], worker=worker or 0, on_drop=on_drop)
+        metrics = OwnMetrics(
+            config, pages or [page], worker=worker or 0, ready=lambda: health.ready, on_drop=on_drop
+        )
 
     log = logs.RequestLog(writer, render, worker=worker, level=level, payloads=settings.log_payloads, **names)
     observers.append(Guard(log, name="logs", on_fault=dropped))
@@ -98,7 +100,7 @@ def create_app(
     if settings.log_payloads:
         _logger.warning("observability.log_payloads is on: bodies of requests and responses are in the log")
 
-    health, runner = Health(), Runner(enter=enter)
+    runner = Runner(enter=enter)
     pipeline = Pipeline(
         runner=runner,
         health=health,
@@ -191,7 +193,7 @@ class App:
         if not await self._runner.close(timeout):
             _logger.warning("The predictor still runs after %g s and is left behind", timeout)
         if self.metrics is not None:
-            self.metrics.snapshots.close()
+            self.metrics.close()
         self._writer.close()
 
     async def _loading(self) -> None:
@@ -201,7 +203,7 @@ class App:
 
     async def _load(self) -> None:
         if self.metrics is not None:
-            self.metrics.snapshots.start()
+            self.metrics.start()
         try:
             predictor = await self._runner.load(partial(load_predictor, self.config))
             self._model = Model.of(predictor, self.config)

@@ -85,7 +85,7 @@ class Exemplar(NamedTuple):
 
 def create_memory() -> int:
     """A new page's memory, as a descriptor. It is sealed: nobody can shrink it under a reader."""
-    descriptor = os.memfd_create("mlserver-metrics", os.MFD_ALLOW_SEALING)
+    descriptor = os.memfd_create("mlserver-metrics", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     os.ftruncate(descriptor, PAGE_BYTES)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     return descriptor
@@ -119,7 +119,7 @@ class Page:
     @classmethod
     def private(cls) -> Page:
         """A page that only this process sees."""
-        return cls(mmap.mmap(-1, PAGE_BYTES))
+        return cls(mmap.mmap(-1, PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
     @classmethod
     def shared(cls, descriptor: int) -> Page:
@@ -170,7 +170,7 @@ class Page:
         """
         place = self._place(key._replace(kind="exemplars"), spare=False) + bucket * _EXEMPLAR_WORDS
         before = self._exemplar(place)
-        if before is not None and before.value > value and at - before.at < EXEMPLAR_AGE_S:
+        if before is not None and before.value > value and abs(at - before.at) < EXEMPLAR_AGE_S:
             return
         number = int(trace_id, 16)
         words = self._words[place : place + _EXEMPLAR_WORDS]

@@ -33,8 +33,17 @@ REJECTIONS = ("queue_full", "overloaded", "not_ready")
 DROPPABLE = ("logs", "metrics", "user_metrics")
 """Signals whose losses are counted."""
 
-SUFFIXES = ("", "_total", "_created", "_bucket", "_sum", "_count", "_info")
-"""Endings that samples and families of one metric may have."""
+SUFFIXES: Mapping[str, frozenset[str]] = {
+    "counter": frozenset({"_total"}),
+    "gauge": frozenset({""}),
+    "histogram": frozenset({"_bucket", "_count", "_sum"}),
+    "gaugehistogram": frozenset({"_bucket", "_gcount", "_gsum"}),
+    "summary": frozenset({"", "_count", "_sum"}),
+    "info": frozenset({"_info"}),
+    "stateset": frozenset({""}),
+    "unknown": frozenset({""}),
+}
+"""What may follow a metric's name in the names of its samples, by its type as OpenMetrics has them."""
 
 
 class Panel(NamedTuple):
@@ -364,4 +373,5 @@ def bounds(metric: Metric, chosen: Mapping[str, tuple[float, ...]]) -> tuple[flo
 def reserved_names(prefix: str) -> frozenset[str]:
     """Names that no metric of a user's own can have, with those of their samples."""
     families = {metric.full_name(prefix).removesuffix("_total") for metric in CATALOGUE}
-    return frozenset(family + suffix for family in families for suffix in SUFFIXES)
+    endings = frozenset({"_created"}).union(*SUFFIXES.values())
+    return frozenset(family + ending for family in families for ending in endings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import threading
 
@@ -251,7 +252,61 @@ def test_threads_of_snapshots_end_with_the_application(serving, run):
             return len(of_metrics())
 
     before = len(of_metrics())
-    assert run(scenario()) == before + 1
+    assert run(scenario()) == before + 2
     for thread in of_metrics():
         thread.join(5)
     assert len(of_metrics()) <= before
+
+
+def test_without_ids_a_request_is_no_exemplar_of_its_trace(serving, run):
+    async def scenario():
+        async with serving(observability={"correlation_ids": False}) as server:
+            header = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+            await server.client.post("/predict", json={"ndarray": [[1, 2, 3]]}, headers=header)
+            return (await server.client.get("/metrics", headers=OPENMETRICS)).text
+
+    assert TRACE not in run(scenario())
+
+
+def test_a_process_on_its_own_is_the_one_worker_as_soon_as_it_can_predict(serving, run):
+    async def workers(server):
+        text = (await server.client.get("/metrics")).text
+        return samples(parse_text(text))["mlserver_workers",].value
+
+    async def scenario():
+        async with serving(start=False) as server:
+            server.app._starting = asyncio.get_running_loop().create_future()  # a start that takes its time
+            before = await workers(server)
+            server.app._starting = None
+            await server.app.start()
+            return before, await workers(server)
+
+    assert run(scenario()) == (0, 1)
+
+
+def test_a_collector_that_hangs_is_found_out_by_the_clock_and_not_by_scrapes(
+    serving, run, registry, monkeypatch
+):
+    monkeypatch.setattr("mlserver.exposition.alone.TICK_S", 0.01)
+    gate = threading.Event()
+
+    class Hanging:
+        def describe(self):
+            return []
+
+        def collect(self):
+            gate.wait()
+            return []
+
+    async def scenario():
+        async with serving() as server:
+            registry.register(Hanging())
+            try:
+                while True:
+                    found = samples(parse_text((await server.client.get("/metrics")).text))
+                    if found["mlserver_signals_dropped_total", ("signal", "user_metrics")].value:
+                        return True
+            finally:
+                gate.set()
+
+    assert run(scenario())

@@ -483,3 +483,86 @@ def test_head_has_the_headers_of_get_and_no_body(told, port, accept):
         key: value for key, value in get.headers.items() if key not in variable
     }
     assert int(head.headers["content-length"]) > 1000
+
+
+# Reloads
+
+
+def test_while_a_reload_waits_for_a_request_the_worker_that_leaves_is_none_that_is_ready(server, eventually):
+    """And each of the two processes of the slot has its own name, under which nothing falls."""
+    server.configure(observability={"metrics": True})
+    server.start()
+    cpu = "process_cpu_seconds_total"
+
+    def scrape():
+        found = samples(server.get("/metrics", at="management").text)
+        of_workers = {series: value for series, value in found.items() if series.startswith(cpu)}
+        workers = {re.search('worker="(.*)"', series)[1]: value for series, value in of_workers.items()}
+        return found["mlserver_workers"], workers
+
+    with ThreadPoolExecutor(2) as pool:
+        held = pool.submit(server.predict, -1.0)
+        eventually((server.folder / "running").exists, "the run")
+        before = scrape()
+        reloaded = pool.submit(server.reload)
+        eventually(lambda: "0 (next)" in scrape()[1], "the successor")
+        eventually(lambda: len(server.ready_lines) == 2, "its model")
+        during = [scrape() for _ in range(3)]
+        (server.folder / "gate").touch()
+        assert held.result().status_code == reloaded.result().status_code == 200
+    after = eventually(lambda: (found := scrape()) and "0 (next)" not in found[1] and found, "the end")
+    assert [workers for workers, _ in (before, *during, after)] == [1] * 5
+    assert set(during[0][1]) == {"0", "0 (next)", "supervisor"}
+    times = [its["0"] for _, its in (before, *during, after)]
+    assert times == sorted(times)
+    assert times[-1] >= during[-1][1]["0"] + during[-1][1]["0 (next)"]
+
+
+def test_metrics_that_a_reload_turns_on_are_whole_while_it_goes_on(server, eventually):
+    server.configure(observability={"metrics": False}, workers=1)
+    server.start()
+    assert server.get("/metrics").status_code == 404
+    with ThreadPoolExecutor(2) as pool:
+        held = pool.submit(server.predict, -1.0)
+        eventually((server.folder / "running").exists, "the run")
+        server.configure()
+        reloaded = pool.submit(server.reload)
+        response = eventually(lambda: (found := server.get("/metrics")).status_code == 200 and found)
+        (server.folder / "gate").touch()
+        assert held.result().status_code == reloaded.result().status_code == 200
+    assert "process_resident_memory_bytes" in response.text
+    assert not [line for line in server.lines if "Scrapes have" in line["message"]]
+
+
+HELD = """
+import time
+from pathlib import Path
+
+from prometheus_client import Counter
+
+HERE = Path(__file__).parent
+rows = Counter("held_rows", "Rows answered after the gate was opened.")
+
+
+class Predictor:
+    def predict(self, X):
+        if X[0][0] == -1:
+            (HERE / "running").touch()
+            while not (HERE / "gate").exists():
+                time.sleep(0.005)
+            rows.inc(len(X))
+        return [0] * len(X)
+"""
+
+
+def test_what_a_worker_counts_with_the_last_request_it_answers_is_told(server, eventually):
+    server.configure(predictor=HELD, graceful_timeout_s=DEADLINE_S)
+    server.start()
+    with ThreadPoolExecutor(2) as pool:
+        held = pool.submit(server.predict, -1.0)
+        eventually((server.folder / "running").exists, "the run")
+        reloaded = pool.submit(server.reload)
+        eventually(lambda: len(server.ready_lines) == 2, "the successor")
+        (server.folder / "gate").touch()
+        assert held.result().status_code == reloaded.result().status_code == 200
+    assert samples(server.get("/metrics", at="management").text)["held_rows_total"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from collections import defaultdict
 
 import pytest
@@ -14,6 +15,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from mlserver.config import make_config
+from mlserver.exposition import Exposition
 from mlserver.exposition.users.family import Exemplar, Family, Sample, pack, unpack
 from mlserver.exposition.users.merge import MAX_FAMILIES, Merger
 from mlserver.exposition.users.sums import MAX_BOUNDS, Partials, total
@@ -150,14 +153,34 @@ def test_buckets_that_are_drawn_anew_are_added_to_the_old_ones():
     assert (value(merger, "size_count"), value(merger, "size_sum")) == (3, pytest.approx(1.7))
 
 
-def test_bounds_of_the_dead_are_bounded():
-    merger = Merger()
+def test_bounds_of_the_dead_are_bounded_and_the_page_stays_valid(caplog):
+    dropped = []
+    merger = Merger(on_drop=dropped.append)
     for worker in range(MAX_BOUNDS + 100):
         merger.take(worker, "0", [histogram([0.5], [1.0 + worker])])
         merger.retire(worker)
     merger.take(10**6, "0", [])
     assert value(merger, "size_count") == MAX_BOUNDS + 100
-    assert sum(key[0] == "size_bucket" for key in shown(merger)) <= MAX_BOUNDS + 2
+    assert value(merger, "size_bucket", le="+Inf") == MAX_BOUNDS + 100
+    assert sum(key[0] == "size_bucket" for key in shown(merger)) == MAX_BOUNDS
+    assert sum(dropped) == 101
+    (record,) = caplog.records
+    assert "buckets" in record.getMessage()
+
+
+def test_a_histogram_of_too_many_buckets_shows_the_same_when_its_worker_has_died():
+    bounds = [float(bound) for bound in range(1, MAX_BOUNDS + 200)]
+    merger = merged([histogram([0.5, 3.0, MAX_BOUNDS + 50.0, 1e9], bounds)])
+    before = shown(merger)
+    assert value(merger, "size_bucket", le="+Inf") == value(merger, "size_count") == 4
+    assert value(merger, "size_bucket", le="3.0") == 2
+    merger.retire(0)
+    assert shown(merger) == before
+    merger.take(1, "0", [histogram([0.25], bounds)])
+    after = shown(merger)
+    assert after.keys() == before.keys()
+    assert all(after[key] >= its for key, its in before.items())
+    assert after["size_count",] == 5
 
 
 def test_negative_buckets_have_neither_sum_nor_count():
@@ -165,17 +188,19 @@ def test_negative_buckets_have_neither_sum_nor_count():
     assert names == {"size_bucket"}
 
 
-def test_gauge_histograms_are_added_up_over_the_living():
+def test_gauge_histograms_tell_their_worker():
     def its(count):
-        names = [("g_bucket", {"le": "1.0"}), ("g_bucket", {"le": "+Inf"}), ("g_gcount", {}), ("g_gsum", {})]
+        names = [("g_gcount", {}), ("g_gsum", {}), ("g_bucket", {"le": "+Inf"}), ("g_bucket", {"le": "1.0"})]
         return [
             Family("g", "gaugehistogram", samples=[Sample(name, labels, count) for name, labels in names])
         ]
 
     merger = merged(its(2.0), its(3.0))
-    assert value(merger, "g_gcount") == 5
+    assert value(merger, "g_gcount", worker="1") == 3
+    assert value(merger, "g_bucket", le="1.0", worker="0") == 2
     merger.retire(0)
-    assert (value(merger, "g_gcount"), value(merger, "g_bucket", le="1.0")) == (3, 3)
+    merger.take(2, "0", its(4.0))
+    assert value(merger, "g_gsum", worker="0") == 4
 
 
 def test_the_latest_exemplar_is_shown():
@@ -317,16 +342,23 @@ def test_the_newest_worker_knows_what_a_metric_is():
     assert shown(merger) == {("hits_total", ("kind", "a")): 1}
 
 
-def test_two_metrics_of_one_name_never_share_a_page():
+def scraped(merger):
+    """What a scrape of the whole server has of these metrics."""
+    config = make_config({"predictor": {"module": "m", "class_name": "C"}}, "/")
+    body = Exposition(config, [], [merger]).render("application/openmetrics-text").body.decode()
+    families = [family for family in parse_openmetrics(body) if not family.name.startswith("mlserver_")]
+    return {(s.name, *sorted(s.labels.items())): s.value for family in families for s in family.samples}
+
+
+def test_of_two_metrics_that_share_a_name_the_newest_workers_is_shown():
     merger = Merger()
-    merger.take(1, "0", [counter(a=1.0)])
+    merger.take(1, "0", [counter(a=1.0), gauge(2.0, name="z")])
     merger.take(2, "1", [gauge(3.0, name="hits_total")])
-    assert shown(merger) == {("hits_total", ("worker", "1")): 3}
+    assert scraped(merger) == {("hits_total", ("worker", "1")): 3, ("z", ("worker", "0")): 2}
 
 
 def test_names_that_only_newer_servers_allow_do_not_spoil_the_page():
-    merger = merged([gauge(1.0, name="a.b"), gauge(2.0, name="a_b")])
-    assert len(shown(merger)) == 1
+    assert len(scraped(merged([gauge(1.0, name="a.b"), gauge(2.0, name="a_b")]))) == 1
 
 
 def test_label_sets_beyond_the_budget_are_counted_together(caplog):
@@ -345,6 +377,67 @@ def test_label_sets_beyond_the_budget_are_counted_together(caplog):
     assert "hits" in caplog.text
 
 
+def test_a_larger_budget_is_for_new_label_sets_and_folded_ones_stay_folded():
+    merger = Merger(1)
+    merger.take(1, "0", [counter(a=1, b=2)])
+    merger.take(1, "0", [counter(a=1, b=2), gauge(1.0, "max", {"x": "1"})])
+    merger.retire(1)
+    merger.take(2, "0", [counter(a=1, b=3), gauge(1.0, "max", {"x": "2"})])
+    before = shown(merger)
+    assert before["hits_total", ("kind", "__overflow__")] == 5
+    merger.adopt(5)
+    merger.take(2, "0", [counter(a=1, b=4, c=7), gauge(1.0, "max", {"x": "2"})])
+    merger.take(3, "1", [counter(b=10)])
+    assert shown(merger) == {
+        ("hits_total", ("kind", "a")): 2,
+        ("hits_total", ("kind", "c")): 7,
+        ("hits_total", ("kind", "b")): 10,
+        ("hits_total", ("kind", "__overflow__")): 6,
+        ("level", ("x", "1")): 1,
+        ("level", ("x", "2")): 1,
+    }
+    merger.retire(2)
+    assert value(merger, "hits_total", kind="__overflow__") == 6
+    assert value(merger, "level", x="2") == 1
+    merger.take(4, "0", [counter(**{f"n{number}": 1.0 for number in range(9)})])
+    assert sum(key[0] == "hits_total" for key in shown(merger)) == 6
+
+
+def test_memory_does_not_grow_with_deaths_and_label_sets_that_come_and_go():
+    merger = Merger(5)
+
+    def live(number):
+        """Three snapshots of a worker with other label sets, names, buckets and exemplars each."""
+        for turn in range(3):
+            unique = f"{number}_{turn}"
+            mark = Exemplar({"trace_id": unique}, 0.5, float(number))
+            families = [
+                counter(**{f"k{unique}": 1.0}),
+                counter(f"m{unique}", a=1.0),
+                histogram([0.5], [1.0 + number], labels={"kind": unique}, exemplar=mark),
+                gauge(1.0, "max", {"kind": unique}, "largest"),
+                gauge(1.0, "", {"kind": unique}),
+                Family("odd", "counter", samples=[Sample("odd_total", {f"l{unique}": "x"}, 1.0)]),
+            ]
+            merger.take(number, "0", families)
+        merger.retire(number)
+        shown(merger) if number % 50 == 0 else None
+
+    def weight():
+        return len(pickle.dumps([vars(merger)[name] for name in ("_members", "_kinds", "_readings")])) + sum(
+            len(pickle.dumps({key: its for key, its in vars(totals).items() if key != "_on_fold"}))
+            for totals in merger._totals.values()
+        )
+
+    for number in range(MAX_BOUNDS + 10):
+        live(number)
+    before = weight()
+    for number in range(MAX_BOUNDS + 10, MAX_BOUNDS + 110):
+        live(number)
+    assert weight() < 1.02 * before
+    assert len(merger._totals) < MAX_FAMILIES + 10
+
+
 def test_a_worker_that_keeps_renewing_its_label_sets_does_not_fill_the_memory():
     merger = Merger(3)
     for number in range(100):
@@ -352,6 +445,26 @@ def test_a_worker_that_keeps_renewing_its_label_sets_does_not_fill_the_memory():
     assert sum(shown(merger).values()) == 100
     (totals,) = merger._totals.values()
     assert len(totals._last[1]) <= 6
+
+
+def test_of_the_metrics_that_nobody_has_those_that_changed_longest_ago_go():
+    merger = Merger()
+    old = counter("old", a=1.0)
+    for number in range(MAX_FAMILIES):
+        merger.take(1, "0", [old, counter(f"m{number}", a=1.0)])
+    merger.take(1, "0", [counter("old", a=2.0)])
+    merger.take(1, "0", [counter("new", a=1.0)])
+    merger.take(1, "0", [])
+    assert value(merger, "old_total", kind="a") == 2
+    assert value(merger, "m0_total", kind="a") is None
+
+
+def test_the_metrics_of_living_workers_leave_room_for_those_that_went():
+    merger = Merger()
+    many = [counter(f"m{number}", a=1.0) for number in range(MAX_FAMILIES + 10)]
+    merger.take(1, "0", [counter("gone", a=1.0), *many])
+    merger.take(1, "0", many)
+    assert value(merger, "gone_total", kind="a") == 1
 
 
 def test_metrics_that_nobody_has_any_more_are_forgotten_at_last():
@@ -363,7 +476,9 @@ def test_metrics_that_nobody_has_any_more_are_forgotten_at_last():
     assert value(merger, "m10_total", kind="a") is None
     assert value(merger, f"m{MAX_FAMILIES}_total", kind="a") == 1
     assert value(merger, "kept_total", kind="a") == MAX_FAMILIES + 51
-    assert len(merger._totals) <= MAX_FAMILIES
+    assert value(merger, "m49_total", kind="a") is None
+    assert value(merger, "m50_total", kind="a") == 1
+    assert len(merger._totals) == MAX_FAMILIES + 1
 
 
 def test_a_family_that_cannot_be_put_together_does_not_take_the_others(caplog):

@@ -548,3 +548,19 @@ def test_a_turn_is_counted_whole_when_there_is_no_room_for_exemplars():
     assert counted(named(page, "calls")["/predict", "POST", "200"])[0] == 3
     assert counted(named(page, "runs_alone")["iris",]) == (1, 0.5)
     assert named(page, "signals_dropped_total")["metrics",] == (1.0,)
+
+
+def test_a_call_that_cannot_be_counted_whole_takes_no_other_one_away(page):
+    class Odd(type):
+        @property
+        def __name__(cls):
+            raise RuntimeError("no name")
+
+    odd = Odd("Odd", (Exception,), {})
+    metrics = Metrics(page, configured())
+    with pytest.raises(RuntimeError, match="no name"):
+        metrics([a_call(), a_call(error=failed(odd())), *errors_of("ValueError"), a_call()], [])
+    series = {key: values for key, values in page.read() if key.name in ("calls", "prediction_errors_total")}
+    counted = sum(sum(values[:-1]) for key, values in series.items() if key.name == "calls")
+    errors = [key.labels[1] for key in series if key.name == "prediction_errors_total"]
+    assert (counted, errors) == (4, ["ValueError"])

@@ -392,6 +392,7 @@ def test_any_exemplar_comes_back_as_it_was(number, value, at):
         (0.7, 1.0, True),
         (0.5, EXEMPLAR_AGE_S - 0.5, False),
         (0.5, EXEMPLAR_AGE_S + 0.5, True),
+        (0.5, -EXEMPLAR_AGE_S - 0.5, True),  # the clock was set back
     ],
 )
 def test_the_worst_recent_observation_is_the_exemplar(page, value, later, kept):
@@ -432,3 +433,29 @@ def test_the_layout_is_what_it_is_said_to_be():
     assert found[2] == size | 1 << 16 | crc32(body) << 32
     assert json.loads(body) == ["counter", "requests", ["a"], []]
     assert memoryview(memory).cast("d")[3 + size] == 2.5
+
+
+FORKED = """
+import os
+from mlserver.pages import Key, Page
+
+page = Page.private()
+counter = page.series(Key("counter", "c"))
+counter[0] = 1.0
+if os.fork() == 0:
+    counter[0] = 100.0
+    os._exit(0)
+os.wait()
+print(counter[0])
+"""
+
+
+def test_a_page_of_one_process_is_not_written_by_those_it_forks():
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
+    assert done.stdout == "1.0\n"
+
+
+def test_a_page_s_memory_is_inherited_by_nobody_who_was_not_given_it():
+    descriptor = create_memory()
+    assert not os.get_inheritable(descriptor)
+    os.close(descriptor)

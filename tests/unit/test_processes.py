@@ -32,8 +32,11 @@ def values(processes, name=None):
 @pytest.fixture
 def child():
     process = subprocess.Popen(
-        [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
+    process.stdout.readline()  # from now on it waits
     yield process
     process.kill()
     process.communicate()

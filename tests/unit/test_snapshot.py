@@ -8,6 +8,8 @@ import math
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -32,9 +34,11 @@ from prometheus_client.core import (
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from mlserver.exposition.users import sources
+from mlserver.exposition.users import clients, sources
+from mlserver.exposition.users.lanes import HUNG_TICKS
 from mlserver.exposition.users.merge import Merger
-from mlserver.exposition.users.snapshot import HUNG_TICKS, QUIET_S, Snapshots
+from mlserver.exposition.users.snapshot import QUIET_S, Snapshots
+from mlserver.exposition.users.sources import Source
 
 PATIENCE_S = 30.0
 
@@ -418,6 +422,103 @@ def test_label_sets_beyond_the_budget_are_added_up(bench, caplog, kind):
     assert "max_series" in record.getMessage()
 
 
+def folded(its, name="m_total"):
+    return its.values().get((name, ("who", "__overflow__")))
+
+
+def custom(kind, **values):
+    if kind is Counter:
+        family = CounterMetricFamily("m", "", labels=["who"])
+        for who, value in values.items():
+            family.add_metric([who], value)
+    else:
+        family = HistogramMetricFamily("m", "", labels=["who"])
+        for who, value in values.items():
+            family.add_metric([who], [("1", value), ("+Inf", value)], value)
+    return (family,)
+
+
+@pytest.mark.parametrize("kind", [Counter, Histogram])
+def test_what_is_folded_never_falls_and_never_jumps(bench, kind):
+    source = Custom()
+    its = bench(source, max_series=1)
+    name = "m_total" if kind is Counter else "m_count"
+    for values, expected in [
+        ({"a": 1, "b": 5, "c": 2}, 7),
+        ({"a": 1, "c": 2}, 7),  # one is removed
+        ({"a": 1, "b": 1, "c": 2}, 8),  # and begins anew
+        ({"a": 1, "b": 3, "c": 1}, 11),  # one is reset
+        ({"a": 1}, 11),  # fewer than the budget: who is folded stays so
+        ({"d": 1}, 12),
+        ({}, 12),
+        ({"d": 2}, 14),
+    ]:
+        source.gives = custom(kind, **values)
+        assert folded(its, name) == expected
+
+
+@given(
+    st.sampled_from([Counter, Histogram, Summary]),
+    st.lists(
+        st.tuples(st.sampled_from(["inc", "inc", "inc", "remove", "snapshot"]), st.sampled_from("abcde")),
+        max_size=40,
+    ),
+)
+def test_folded_label_sets_count_all_that_was_seen(kind, steps):
+    registry = CollectorRegistry()
+    metric = kind("m", "", ["who"], registry=registry)
+    source = Source(metric, ["m"], 2, lambda _: False)
+    merger = Merger(2)
+    shown_alone, held, seen, past = set(), {}, {}, 0.0
+    now = {}
+    for step, who in steps:
+        if step == "inc":
+            child = metric.labels(who)
+            child.inc() if kind is Counter else child.observe(1.0)
+            now[who] = now.get(who, 0) + 1
+        elif step == "remove":
+            metric.remove(who)
+            now.pop(who, None)
+        else:
+            shown_alone |= set([its for its in now if its not in shown_alone][: 2 - len(shown_alone)])
+            for its in shown_alone & now.keys():  # one that is removed may come back
+                past += held.get(its, 0) if now[its] < held.get(its, 0) else 0
+                held[its] = now[its]
+            past += sum(count for its, count in seen.items() if now.get(its, 0) < count)
+            seen = {its: count for its, count in now.items() if its not in shown_alone}
+            source.keep(source.vetting.collect())
+            merger.take(1, "0", [vetted.family for vetted in source.good.values()])
+            samples = [sample for family in merger.collect() for sample in family.samples]
+            assert len({(its.name, *its.labels.items()) for its in samples}) == len(samples)
+            suffix = "_total" if kind is Counter else "_count"
+            shown = sum(its.value for its in samples if its.name == f"m{suffix}")
+            assert shown == past + sum(seen.values()) + sum(held.values())
+
+
+def test_a_users_own_overflow_is_no_second_one(bench):
+    its = bench(max_series=2)
+    counter = Counter("m", "", ["who"], registry=its.registry)
+    for who in ("__overflow__", "a", "b", "c"):
+        counter.labels(who).inc(10 if who == "__overflow__" else 1)
+    assert folded(its) == 11
+    assert len(its.take()["m"].samples) == 3
+
+
+def test_labels_that_have_a_meaning_for_other_types_are_label_sets(bench):
+    its = bench(max_series=2)
+    counter = Counter("m", "", ["quantile"], registry=its.registry)
+    gauge = Gauge("level", "", ["le"], registry=its.registry)
+    source = GaugeMetricFamily("own", "", labels=["quantile"])
+    for number in range(5):
+        counter.labels(str(number)).inc()
+        gauge.labels(str(number))
+        source.add_metric([str(number)], 1)
+    its.registry.register(Custom(source))
+    families = its.take()
+    assert {name: len(family.samples) for name, family in families.items()} == {"m": 3, "level": 2, "own": 2}
+    assert its.values()["m_total", ("quantile", "__overflow__")] == 3
+
+
 def test_gauges_beyond_the_budget_are_left_out(bench):
     its = bench(max_series=2)
     gauge = Gauge("level", "", ["who"], registry=its.registry)
@@ -472,17 +573,18 @@ def test_samples_without_end_are_not_looked_at(bench, monkeypatch):
     assert its.dropped == [1]
 
 
-def hang(its, hanging):
+def hang(its, hanging, lane=1):
     """Has the collector hang until it is left behind; its thread."""
     hanging.release.clear()
     hanging.entered.clear()
-    thread = its.snapshots._thread
+    held = its.snapshots._lanes[lane]
+    thread = held.thread
     its.snapshots.tick()
     assert hanging.entered.wait(PATIENCE_S)
     for _ in range(HUNG_TICKS):
-        assert its.snapshots._thread is thread
+        assert held.thread is thread
         its.snapshots.tick()
-    assert its.snapshots._thread is not thread
+    assert held.thread is not thread
     return thread
 
 
@@ -552,7 +654,7 @@ def test_time_that_passes_without_ticks_is_no_hanging(bench):
     hanging = Hanging(CounterMetricFamily("slow", "", 1))
     its = bench(hanging)
     hanging.release.clear()
-    thread = its.snapshots._thread
+    thread = its.snapshots._lanes[1].thread
     its.snapshots.tick()
     assert hanging.entered.wait(PATIENCE_S)
     for _ in range(HUNG_TICKS - 1):
@@ -560,7 +662,7 @@ def test_time_that_passes_without_ticks_is_no_hanging(bench):
     its.now += 3600
     hanging.release.set()
     assert set(its.take()) == {"slow"}
-    assert its.snapshots._thread is thread
+    assert its.snapshots._lanes[1].thread is thread
     assert its.dropped == []
 
 
@@ -576,6 +678,255 @@ def test_a_take_that_is_out_of_time_has_what_the_others_gave_meanwhile(bench):
     assert hanging.entered.wait(PATIENCE_S)
     assert its.values(timeout_s=0.0) == {("slow",): 1, ("hits_total",): 1}
     hanging.release.set()
+
+
+def everything(registry):
+    Counter("hits", "", registry=registry).inc()
+    Gauge("level", "", registry=registry).inc()
+    Histogram("size", "", registry=registry).observe(1)
+    Summary("took", "", registry=registry).observe(1)
+    Info("build", "", registry=registry).info({"version": "1"})
+    Enum("state", "", registry=registry, states=["on", "off"]).state("off")
+
+
+EVERYTHING = {
+    ("hits_total",): 1,
+    ("level",): 1,
+    ("size_count",): 1,
+    ("took_count",): 1,
+    ("build_info", ("version", "1")): 1,
+    ("state", ("state", "off")): 1,
+}
+
+
+@pytest.mark.parametrize("function", [False, True])
+def test_the_clients_own_metrics_are_not_held_up_by_others(bench, function):
+    hanging = Hanging(GaugeMetricFamily("slow", "", 1))
+    its = bench()
+    if function:  # first one without, then with one that hangs
+        gauge = Gauge("slow", "", ["x"], registry=its.registry).labels("y")
+        its.take()
+        gauge.set_function(lambda: len(list(hanging.collect())))
+    else:
+        its.registry.register(hanging)
+    hanging.release.clear()
+    its.snapshots.tick()
+    assert hanging.entered.wait(PATIENCE_S)
+    everything(its.registry)
+
+    async def take():
+        taking = asyncio.create_task(its.snapshots.take(PATIENCE_S))
+        await asyncio.sleep(0)
+        future = its.snapshots._lanes[0].waiting[0][2]
+        await asyncio.wait_for(asyncio.shield(future), PATIENCE_S)
+        assert not taking.done()
+        hanging.release.set()
+        return await taking
+
+    families = asyncio.run(take())
+    merger = Merger()
+    merger.take(1, "0", families)
+    samples = {
+        (sample.name, *(item for item in sorted(sample.labels.items()) if item[0] != "worker")): sample.value
+        for family in merger.collect()
+        for sample in family.samples
+    }
+    assert samples.items() >= EVERYTHING.items()
+
+
+def test_a_take_out_of_time_has_the_clients_own_as_they_are_now(bench):
+    hanging = Hanging(GaugeMetricFamily("slow", "", 1))
+    its = bench(hanging)
+    its.take()
+    hanging.release.clear()
+    hanging.entered.clear()
+    its.snapshots.tick()
+    assert hanging.entered.wait(PATIENCE_S)
+    everything(its.registry)
+
+    async def take():
+        own = its.snapshots._lanes[0]
+        taking = asyncio.create_task(its.snapshots.take(PATIENCE_S))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(asyncio.shield(own.waiting[0][2]), PATIENCE_S)
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
+        return await its.snapshots.take(0.0)
+
+    assert {family.name for family in asyncio.run(take())} == {
+        *("hits", "level", "size", "took", "build", "state", "slow")
+    }
+    hanging.release.set()
+
+
+def test_a_class_made_from_a_clients_may_hang(bench):
+    class Slow(Counter):
+        def collect(self):
+            entered.set()
+            assert release.wait(PATIENCE_S)
+            return super().collect()
+
+    entered, release = threading.Event(), threading.Event()
+    its = bench()
+    Slow("slow", "", registry=None)
+    release.set()
+    slow = Slow("slow", "", registry=its.registry)
+    release.clear()
+    entered.clear()
+    patched = Counter("patched", "", registry=its.registry)
+    patched.collect = slow.collect
+    hits = Counter("hits", "", registry=its.registry)
+    its.snapshots.tick()
+    assert entered.wait(PATIENCE_S)
+    hits.inc()
+    lane = its.snapshots._lanes[0]
+
+    async def own():
+        taking = asyncio.create_task(its.snapshots.take(PATIENCE_S))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(asyncio.shield(lane.waiting[0][2]), PATIENCE_S)
+        release.set()
+        return await taking
+
+    families = {family.name: family for family in asyncio.run(own())}
+    assert families["hits"].samples[0].value == 1
+
+
+def test_the_clients_own_are_as_its_collect_has_them(bench):
+    its = bench()
+    registry = its.registry
+    hits = Counter("hits", "", ["b", "a"], registry=registry)
+    size = Histogram("size", "", ["x"], registry=registry, buckets=[0.5, 2])
+    below = Histogram("below", "", registry=registry, buckets=[-1, 2])
+    took = Summary("took", "", ["x"], registry=registry)
+    level = Gauge("level", "", ["x"], registry=registry)
+    for turn in range(4):
+        hits.labels("1", str(turn)).inc(turn, exemplar={"trace_id": str(turn)})
+        size.labels("é\n").observe(turn, exemplar={"trace_id": str(turn)})
+        size.labels(str(turn))
+        below.observe(turn - 2)
+        took.labels("x").observe(1.5)
+        level.labels(str(turn)).set(-turn)
+        if turn == 2:
+            hits.remove("1", "0")
+        expected = {
+            (sample.name, *sorted(sample.labels.items())): (sample.value, sample.exemplar)
+            for family in registry.collect()
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        }
+        got = {
+            (sample.name, *sorted(sample.labels.items())): (sample.value, sample.exemplar)
+            for family in its.take().values()
+            for sample in family.samples
+        }
+        assert got == expected
+    assert its.dropped == []
+
+
+def test_what_has_not_changed_is_not_made_anew(bench):
+    its = bench()
+    size = Histogram("size", "", ["x"], registry=its.registry)
+    for who in "ab":
+        size.labels(who).observe(1)
+    before = its.take()["size"].samples
+    size.labels("b").observe(1)
+    after = its.take()["size"].samples
+    half = len(before) // 2
+    assert all(one is other for one, other in zip(before[:half], after[:half], strict=True))
+    assert after[half:] != before[half:]
+    size.remove("a")
+    assert its.take()["size"].samples == after[half:]
+
+
+def test_a_client_that_has_changed_inside_is_collected_as_any_other(bench, monkeypatch):
+    its = bench()
+    Counter("hits", "", registry=its.registry).inc()
+
+    def changed(child):
+        raise AttributeError("_value")
+
+    monkeypatch.setitem(clients._READERS, Counter, changed)
+    its.take()
+    assert its.values() == {("hits_total",): 1}
+
+
+def test_a_metric_whose_collect_is_replaced_is_asked_by_it(bench):
+    its = bench()
+    hits = Counter("hits", "", registry=its.registry)
+    hits.collect = lambda: [CounterMetricFamily("hits", "", 7)]
+    assert its.values() == {("hits_total",): 7}
+
+
+def test_sums_of_metrics_that_come_and_go_are_kept_but_not_for_ever_new_ones(bench, monkeypatch):
+    monkeypatch.setattr("mlserver.exposition.users.vetting.MAX_ABSENT", 3)
+    source = Custom(*custom(Counter, a=1, b=5))
+    its = bench(source, max_series=1)
+    its.take()
+    source.gives = ()
+    its.take()
+    source.gives = custom(Counter, a=1, b=2)
+    assert folded(its) == 7
+    for number in range(9):
+        source.gives = (GaugeMetricFamily(f"level{number}", "", 1),)
+        its.take()
+    (held,) = [each for each in its.snapshots._sources._known.values() if each.collector is source]
+    assert list(held.vetting._budgets) == [f"level{number}" for number in (5, 6, 7, 8)]
+
+
+def test_a_metric_that_becomes_another_type_is_counted_anew(bench):
+    gauge = GaugeMetricFamily("m", "", labels=["who"])
+    for who in "ab":
+        gauge.add_metric([who], 1)
+    source = Custom(gauge)
+    its = bench(source, max_series=1)
+    assert len(its.take()["m"].samples) == 1
+    source.gives = custom(Counter, a=1, b=2)
+    assert folded(its) == 2
+
+
+def test_one_of_the_clients_own_that_hangs_all_the_same_is_left_behind(bench, caplog):
+    class Value(Hanging):
+        def get(self):
+            list(self.collect())
+            return 1.0
+
+        def get_exemplar(self):
+            return None
+
+    its = bench()
+    counter = Counter("hits", "", registry=its.registry)
+    counter._value = value = Value()
+    assert its.values() == {("hits_total",): 1}
+    left = hang(its, value, lane=0)
+    assert its.values() == {("hits_total",): 1}
+    assert "hits" in caplog.text
+    value.release.set()
+    left.join(PATIENCE_S)
+    assert not left.is_alive()
+
+
+def test_closing_wakes_whoever_waits(bench):
+    hanging = Hanging(GaugeMetricFamily("slow", "", 1))
+    its = bench(hanging)
+    hanging.release.clear()
+
+    async def run():
+        taking = asyncio.create_task(its.snapshots.take(10 * PATIENCE_S))
+        assert await asyncio.to_thread(hanging.entered.wait, PATIENCE_S)
+        its.snapshots.close()
+        return await asyncio.wait_for(taking, PATIENCE_S)
+
+    assert asyncio.run(run()) == []
+    hanging.release.set()
+
+
+def test_collecting_at_once_needs_no_threads():
+    registry = CollectorRegistry()
+    Counter("hits", "", registry=registry).inc()
+    registry.register(Custom(GaugeMetricFamily("level", "", 1), RuntimeError()))
+    its = sources.Sources(registry, 10, lambda _: False)
+    assert [family.name for family in its.collect_now()] == ["hits", "level"]
 
 
 def test_a_register_that_hangs_does_not_hold_up_the_snapshots(bench):
@@ -631,7 +982,7 @@ def test_before_the_start_and_after_the_end_nothing_is_waited_for(bench):
     gauge = Gauge("level", "", registry=its.registry)
     gauge.set(1)
     its.take()
-    thread = its.snapshots._thread
+    thread = its.snapshots._lanes[1].thread
     its.snapshots.close()
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
@@ -654,7 +1005,7 @@ def test_a_take_whose_caller_has_gone_leaves_nothing_behind(bench):
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(run())
-    assert its.snapshots._waiting == []
+    assert [lane.waiting for lane in its.snapshots._lanes] == [[], []]
     hanging.release.set()
     assert set(its.take()) == {"slow"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from mlserver.exposition.processes import Processes
 from mlserver.exposition.scrape import Exposition, Rendered
 from mlserver.exposition.users.merge import Merger
 from mlserver.exposition.users.snapshot import Snapshots
+from mlserver.pages import Key
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     Answer = Callable[[str, str], Awaitable[Rendered]]
 
+TICK_S = 1.0
 FRESH_S = 0.5
 """How long a scrape waits for the user's metrics as they are now."""
 
@@ -29,22 +32,31 @@ class OwnMetrics:
     Args:
         pages: what to sum.
         worker: value of the label ``worker``.
-        on_drop: told how many snapshots of a user's metric had to be left out, in any thread.
+        ready: whether this process can predict; with a supervisor, that counts who can.
+        on_drop: told how many times metrics of the user's had to be left out.
     """
 
     def __init__(
-        self, config: Config, pages: Sequence[Page], *, worker: int, on_drop: Callable[[int], None]
+        self,
+        config: Config,
+        pages: Sequence[Page],
+        *,
+        worker: int,
+        ready: Callable[[], bool],
+        on_drop: Callable[[int], None],
     ) -> None:
         self._worker = str(worker)
+        self._page, self._ready = pages[0], ready
         settings = config.observability
         reserved = signals.reserved_names(settings.metrics_prefix)
-        self._merger = Merger(max_series=settings.max_series)
+        self._merger = Merger(settings.max_series, on_drop=on_drop)
         self.snapshots = Snapshots(
             max_series=settings.max_series, reserved=reserved.__contains__, on_drop=on_drop
         )
         self.exposition = Exposition(
-            config, pages, (Processes(lambda: {self._worker: os.getpid()}), self._merger)
+            config, pages, (Processes(lambda: {self._worker: os.getpid()}), self._merger), on_drop=on_drop
         )
+        self._ticker: asyncio.TimerHandle | None = None
         self._answer: Answer = self._alone
 
     async def answer(self, accept: str, accept_encoding: str) -> Rendered:
@@ -60,7 +72,22 @@ class OwnMetrics:
         """Has scrapes answered by somebody who knows more than this process."""
         self._answer = answer
 
-    async def _alone(self, accept: str, accept_encoding: str) -> Rendered:
+    def start(self) -> None:
+        """Begins to take snapshots of the user's metrics; to be called on the event loop."""
+        self.snapshots.start()
+        self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def close(self) -> None:
+        """Ends what `start` began."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self.snapshots.close()
+
+    def _tick(self) -> None:
         self.snapshots.tick()
+        self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    async def _alone(self, accept: str, accept_encoding: str) -> Rendered:
+        self._page.series(Key(signals.WORKERS.type, signals.WORKERS.name))[0] = float(self._ready())
         self._merger.take(0, self._worker, await self.snapshots.take(FRESH_S))
         return self.exposition.render(accept, accept_encoding)

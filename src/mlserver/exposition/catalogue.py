@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     Part = tuple[Key, tuple[float, ...]]
     Traced = tuple[Key, list[Seen | None]]
 
+_logger = logging.getLogger("mlserver.metrics")
 _KINDS = {"counter": ("counter", "histogram"), "gauge": ("gauge",), "histogram": ("histogram",)}
 """What series a metric of a type can be made from."""
 
@@ -42,7 +45,8 @@ class Budget:
     A label set is given its place once and keeps it. If one could move, a counter would fall.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_fold: Callable[[Labels], None]) -> None:
+        self._on_fold = on_fold
         self._named: set[Labels] = set()
         self._folded: set[Labels] = set()
 
@@ -56,7 +60,9 @@ class Budget:
         if labels not in self._folded and (labels in known or len(self._named) < limit):
             self._named.add(labels)
             return labels
-        self._folded.add(labels)
+        if labels not in self._folded:
+            self._folded.add(labels)
+            self._on_fold(labels)
         return overflow
 
     def zeros(self, known: set[Labels]) -> set[Labels]:
@@ -75,15 +81,23 @@ class PageCollector(Collector):
     Args:
         config: prefix, buckets and budget, and what its series at 0 are.
         pages: all there are.
+        on_fold: told of each label set for which there is no series of its own; the log has the first one.
         now: seconds since 1970.
     """
 
     def __init__(
-        self, config: Config, pages: Sequence[Page], *, now: Callable[[], float] = time.time
+        self,
+        config: Config,
+        pages: Sequence[Page],
+        *,
+        on_fold: Callable[[int], None] = lambda _: None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._pages = pages
+        self._on_fold = on_fold
         self._now = now
-        self._budgets: dict[str, Budget] = defaultdict(Budget)
+        self._told: set[str] = set()
+        self._budgets = {metric.name: Budget(partial(self._note_fold, metric)) for metric in signals.METRICS}
         self.adopt(config)
 
     def adopt(self, config: Config) -> None:
@@ -188,6 +202,19 @@ class PageCollector(Collector):
                     if before is None or _rank(exemplar, since) > _rank(before, since):
                         shown[index] = exemplar
         return best
+
+    def _note_fold(self, metric: signals.Metric, labels: Labels) -> None:
+        self._on_fold(1)
+        if metric.name not in self._told:
+            self._told.add(metric.name)
+            _logger.warning(
+                "%s: all workers together have more than %d sets of labels (observability.max_series): "
+                "others, such as %s, are counted together as %s from now on",
+                self._name(metric),
+                self._settings.max_series,
+                labels,
+                signals.OVERFLOW,
+            )
 
     def _name(self, metric: signals.Metric) -> str:
         return metric.full_name(self._settings.metrics_prefix)

@@ -71,6 +71,8 @@ def _requests(metrics_endpoint: str) -> Iterator[tuple[str, str, str]]:
         yield endpoint, "POST", "405"
     for endpoint in paths.PROBES:
         yield endpoint, "GET", "503"
+        yield endpoint, "HEAD", "200"  # what load balancers may ask with
+        yield endpoint, "HEAD", "503"
     for method in ("GET", "POST"):
         yield paths.UNMATCHED, method, "404"
         yield paths.UNMATCHED, method, "500"

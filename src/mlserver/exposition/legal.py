@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.metrics_core import METRIC_TYPES
 
+from mlserver import signals
+
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
     from prometheus_client.samples import Sample
 
-_SUFFIXES = {
-    "counter": ("_total",),
-    "summary": ("_sum", "_count"),
-    "histogram": ("_bucket", "_sum", "_count"),
-    "gaugehistogram": ("_bucket", "_gsum", "_gcount"),
-    "info": ("_info",),
-}
 _NOT_OF_A_METRIC = re.compile(r"[^a-zA-Z0-9_:]|^(?=[0-9])")
 _NOT_OF_A_LABEL = re.compile(r"[^a-zA-Z0-9_]|^(?=[0-9])")
 
@@ -62,7 +57,7 @@ def legal(family: Family) -> Family:
 
 def names_of(family: Family) -> set[str]:
     """All names that no other family may have."""
-    suffixes = _SUFFIXES.get(family.type, ())
+    suffixes = signals.SUFFIXES.get(family.type, frozenset())
     return {
         family.name,
         *(family.name + suffix for suffix in suffixes),

@@ -47,6 +47,7 @@ class Exposition:
         pages: what the metrics of the catalogue are read from.
         collectors: whose families follow, in order. Of several families with one name the first is shown.
         on_drop: told how many collectors or families had to be left out.
+        on_fold: told how many label sets of the catalogue's have no series of their own.
         now: seconds of a clock that never goes back.
     """
 
@@ -57,9 +58,10 @@ class Exposition:
         collectors: Iterable[Collector] = (),
         *,
         on_drop: Callable[[int], None] | None = None,
+        on_fold: Callable[[int], None] = lambda _: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._catalogue = PageCollector(config, pages)
+        self._catalogue = PageCollector(config, pages, on_fold=on_fold)
         self._collectors = tuple(collectors)
         self._on_drop = on_drop
         self._now = now

@@ -111,6 +111,7 @@ class Metrics:
 
         def count(calls: Sequence[Call]) -> None:
             nonlocal decode_s, queue_s, encode_s, rows
+            fault = None
             for call in calls:
                 received, decoded, finished = call.received, call.decoded, call.finished
                 status = call.response.status  # type: ignore[union-attr]  # it is finished
@@ -135,11 +136,16 @@ class Metrics:
                         if status == 200 and (shape := call.input_shape):
                             rows += shape[0]
                 if call.error is not None or call.trace_id is not None:
-                    count_more(call)
+                    try:
+                        count_more(call)
+                    except Exception as error:  # noqa: BLE001  # an exception of a user's own may be odd
+                        fault = error
             decode[phase_total] = decode_s
             queue[phase_total] = queue_s
             encode[phase_total] = encode_s
             answered[0] = rows
+            if fault is not None:  # the other calls of the turn are counted
+                raise fault
 
         return count
 

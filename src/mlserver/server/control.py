@@ -112,8 +112,8 @@ class Scraped:
     """Supervisor: the answer to a `Scrape`."""
 
     number: int
-    body: str
-    """In base 64."""
+    body: str | None
+    """In base 64; None if it is too large for the channel."""
     content_type: str
     encoding: str | None
 

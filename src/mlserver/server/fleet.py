@@ -205,22 +205,25 @@ class Fleet:
         return next(page for page in (2 * slot.number, 2 * slot.number + 1) if page not in taken)
 
     async def _follow(self, worker: Worker) -> None:
-        await worker.follow(partial(self._told, worker))
+        await worker.follow(partial(self._told, worker), partial(self._ended, worker))
         self._workers.remove(worker)
-        self._metrics.retire(worker.id, worker.launch.page)
+        self._metrics.retire(worker.id)
         self._share()
         if worker.leaving:
             _logger.info("%s has ended", worker)
         else:
             _logger.error("%s died: %s. %s", worker, worker.ending, hint(worker.ending))
 
+    def _ended(self, worker: Worker) -> None:
+        self._metrics.reset(worker.launch.page)
+        self._share()
+
     def _told(self, worker: Worker, message: Message) -> None:
         match message:
             case Snapshot(families):
                 self._metrics.take(worker.id, worker.launch.slot, families)
             case Scrape(number, accept, accept_encoding):
-                if exposition := self._metrics.exposition:
-                    worker.answer(packed(number, exposition.render(accept, accept_encoding)))
+                worker.answer(packed(number, self._metrics.render(accept, accept_encoding)))
             case _:
                 self._share()
 
@@ -234,16 +237,18 @@ class Fleet:
         for id_, worker in up.items():
             worker.tell(Accept(sorted(shares[id_])))
             worker.tell(readiness)
-        ready = sum(worker.ready for worker in self._workers)
-        self._metrics.note_workers(ready=ready, pids=self._processes())
+        ready = [worker for worker in self._workers if worker.ready and not worker.leaving]
+        self._metrics.note_workers(ready=0 if self.draining else len(ready), pids=self._processes())
 
     def _processes(self) -> dict[str, int]:
-        """Process ids by what they are called on ``/metrics``: the worker that a slot has by its number."""
-        named = {}
+        """Process ids by what they are called on ``/metrics``: the elder worker of a slot by its number.
+
+        A successor takes over the name, and what its CPU time is added to, when its predecessor has ended.
+        """
+        named: dict[str, int] = {}
         for worker in self._workers:
-            slot = self._slots[worker.launch.slot]
-            stage = "" if worker is slot.worker else " (leaving)" if worker.leaving else " (starting)"
-            named[f"{slot.number}{stage}"] = worker.process.pid
+            slot = str(worker.launch.slot)
+            named[f"{slot} (next)" if slot in named else slot] = worker.process.pid
         return named
 
     async def _listen_for_silence(self) -> None:

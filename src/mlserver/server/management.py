@@ -29,7 +29,7 @@ from mlserver.serving.routes import send_response
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from mlserver.exposition import Exposition
+    from mlserver.exposition import Rendered
     from mlserver.server.reload import Reload
     from mlserver.serving.health import Answer, Health
     from mlserver.serving.routes import Receive, Scope, Send
@@ -57,15 +57,15 @@ class Management:
 
     Args:
         health: how the workers are at this moment.
-        exposition: renders the metrics at this moment; None where they are off.
+        render: the metrics at this moment, by the headers ``Accept`` and ``Accept-Encoding``.
     """
 
     def __init__(
-        self, *, reload: Reload, health: Callable[[], Health], exposition: Callable[[], Exposition | None]
+        self, *, reload: Reload, health: Callable[[], Health], render: Callable[[str, str], Rendered]
     ) -> None:
         self._reload = reload
         self._health = health
-        self._exposition = exposition
+        self._render = render
         self._probes: dict[str, Callable[[Health], Answer]] = {
             "/healthz": lambda health: health.healthz(),
             "/readyz": lambda health: health.readyz(),
@@ -97,18 +97,18 @@ class Management:
         reply(problem(error, accept_id(None)))
 
     async def _answer(self, request: Request) -> Response:
-        exposition = self._exposition()
         config = self._reload.config
-        scrape = exposition is not None and request.path == config.observability.metrics_endpoint
+        settings = config.observability
+        scrape = settings.metrics and request.path == settings.metrics_endpoint
         probe = self._probes.get(request.path)
         admit(config.server.management, request.headers, harmless=scrape or probe is not None)
         if probe is not None:
             _expect(request, READS)
             status, answer = probe(self._health())
             return Response(status, _compact(answer))
-        if scrape and exposition is not None:
+        if scrape:
             _expect(request, READS)
-            return scraped(exposition.render(*asked_for(request.headers)))
+            return scraped(self._render(*asked_for(request.headers)))
         if request.path == "/reload":
             return await self._do_reload(request)
         raise NotFound(NOTHING_HERE)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
 from functools import partial
+from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY
 
 from mlserver import signals
-from mlserver.exposition import Exposition
+from mlserver.exposition import Exposition, Rendered
 from mlserver.exposition.processes import Processes
 from mlserver.exposition.users.family import unpack
 from mlserver.exposition.users.merge import Merger
@@ -40,6 +42,8 @@ class FleetMetrics:
         own = self._pages[-1]
         self._workers = own.series(_key(signals.WORKERS))
         self._restarts = own.series(_key(signals.WORKER_RESTARTS))
+        versions = installed_version("mlserver-observability"), platform.python_version()
+        own.series(_key(signals.BUILD_INFO, *versions))[0] = 1.0
         self._dropped = {
             signal: own.series(_key(signals.SIGNALS_DROPPED, signal)) for signal in signals.DROPPABLE
         }
@@ -49,23 +53,20 @@ class FleetMetrics:
         self._interpreter = Sources(REGISTRY, max_series, lambda _: False)
         self._merger = Merger(max_series, on_drop=on_drop)
         collectors = (Processes(self._processes), self._merger)
-        self._exposition = Exposition(config, self._pages, collectors, on_drop=on_drop)
+        self._exposition = Exposition(
+            config, self._pages, collectors, on_drop=on_drop, on_fold=partial(self.note_dropped, "metrics")
+        )
         self.adopt(config)
 
     def adopt(self, config: Config) -> None:
         """Shows metrics as a configuration says from now on."""
-        self._shown = config.observability.metrics
+        self._merger.adopt(config.observability.max_series)
         self._exposition.adopt(config)
 
-    @property
-    def exposition(self) -> Exposition | None:
-        """What a scrape is answered with; None where metrics are off."""
-        if not self._shown:
-            return None
-        for source in self._interpreter.present():
-            source.keep(source.vetting.collect())
-        self._merger.take(_OWN_ID, SUPERVISOR, self._interpreter.assemble()[0])
-        return self._exposition
+    def render(self, accept: str, accept_encoding: str) -> Rendered:
+        """What a scrape is answered with; the headers of that name, or "" for each."""
+        self._merger.take(_OWN_ID, SUPERVISOR, self._interpreter.collect_now())
+        return self._exposition.render(accept, accept_encoding)
 
     def note_workers(self, *, ready: int, pids: Mapping[str, int]) -> None:
         """How many workers can predict, and the process behind each value of the label ``worker``."""
@@ -84,10 +85,13 @@ class FleetMetrics:
         """A worker's snapshot of its user's own metrics."""
         self._merger.take(worker, str(slot), unpack(families))
 
-    def retire(self, worker: int, page: int) -> None:
-        """A worker is gone: what it counted stays, what was so of it is so no longer."""
-        self._merger.retire(worker)
+    def reset(self, page: int) -> None:
+        """Whoever wrote a page is dead: what it counted stays, what was so of it is so no longer."""
         self._pages[page].reset_gauges()
+
+    def retire(self, worker: int) -> None:
+        """A worker is dead and has said its last."""
+        self._merger.retire(worker)
 
     def _processes(self) -> Mapping[str, int]:
         return {**self._pids, SUPERVISOR: os.getpid()}

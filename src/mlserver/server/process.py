@@ -130,11 +130,12 @@ class Worker:
             "(server.graceful_timeout_s)."
         )
 
-    async def follow(self, told: Callable[[Message], None]) -> None:
+    async def follow(self, told: Callable[[Message], None], ended: Callable[[], None]) -> None:
         """Takes in what the worker says until its process has ended.
 
         Args:
             told: called with everything that it said.
+            ended: called when its process has ended; it may still be heard for a moment.
         """
         listening = asyncio.create_task(self._listen(told))
         ending = asyncio.create_task(self.process.wait())
@@ -143,10 +144,12 @@ class Worker:
         await _within(EXIT_S, ending)
         self.kill()
         await ending
+        self.up = self.ready = False
+        ended()
         # A predictor may have forked a process that holds the channel open; the worker has said all it will.
         await asyncio.wait({listening}, timeout=LAST_WORDS_S)
         listening.cancel()
-        self.up = self.ready = False
+        self.up = self.ready = False  # whatever its last words were
         for event in (self.settled, self.finished, self.gone):
             event.set()
 
@@ -183,6 +186,7 @@ class Worker:
             async for message in channel.messages():
                 self._take(message)
                 told(message)
+                await asyncio.sleep(0)  # a worker that says much does not keep others waiting
         finally:
             channel.close()
 

@@ -171,7 +171,7 @@ class Supervisor:
         app = Management(
             reload=self._reload,
             health=lambda: self._fleet.health,
-            exposition=lambda: self._metrics.exposition,
+            render=self._metrics.render,
         )
         listener = Listener(app, limits=Limits.of(self._config.server), sink=app)
         await listener.accept(self._management, "management")

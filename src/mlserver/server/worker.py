@@ -37,7 +37,7 @@ from mlserver.server.control import (
 from mlserver.server.lifeline import die_with, leave_signals
 from mlserver.server.limits import Limits
 from mlserver.server.listener import Listener
-from mlserver.server.scrapes import Scrapes
+from mlserver.server.scrapes import ANSWER_S, Scrapes
 
 if TYPE_CHECKING:
     from mlserver.app import App
@@ -66,6 +66,7 @@ class Worker:
         self._app = app
         self._listener = listener
         self._sockets = sockets
+        self._loaded = False
         self._draining: asyncio.Task[None] | None = None
         self._drained = asyncio.Event()
         self._scrapes = scrapes
@@ -92,7 +93,12 @@ class Worker:
         sockets = [socket.socket(fileno=descriptor) for descriptor in launch.sockets]
         scrapes = None
         if app.metrics is not None:
-            scrapes = Scrapes(channel, app.metrics.snapshots, alone=Exposition(config, pages))
+            scrapes = Scrapes(
+                channel,
+                app.metrics.snapshots,
+                alone=Exposition(config, pages),
+                patience_s=min(ANSWER_S, config.server.request_timeout_s / 2),
+            )
             app.metrics.answer_with(scrapes.answer)
         listener = Listener(app, limits=Limits.of(config.server), sink=app)
         return cls(channel, app, listener, sockets, scrapes=scrapes)
@@ -108,7 +114,10 @@ class Worker:
 
     async def _load(self) -> None:
         await self._app.start()
-        if self._scrapes is not None:  # a worker that is ready has all its series
+        # Not before: until then a predecessor's gauges are those that are so. And not later: a worker that is
+        # ready has all its series.
+        self._loaded = True
+        if self._scrapes is not None:
             await self._scrapes.send()
         health = self._app.health
         if health.model_loaded:
@@ -120,8 +129,8 @@ class Worker:
         while True:
             self._channel.send(Beat(self._app.health.dependencies_healthy))
             await asyncio.sleep(BEAT_S)
-            if self._scrapes is not None:
-                await self._scrapes.beat()
+            if self._scrapes is not None and self._loaded:
+                await self._scrapes.send()
 
     async def _obey(self) -> None:
         async for message in self._channel.messages():

@@ -11,28 +11,16 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Exemplar as ClientExemplar
 from prometheus_client.utils import floatToGoString
 
-from mlserver.signals import OVERFLOW
+from mlserver.signals import OVERFLOW, SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 PROCESS = "process"
 """Mode of families that tell of one process: they come out once for every worker."""
 SUMMED = frozenset({"counter", "histogram", "summary"})
 """Types that are added up over all workers and never fall."""
 BUCKETED = frozenset({"histogram", "gaugehistogram"})
-SUFFIXES: Mapping[str, frozenset[str]] = {
-    "counter": frozenset({"_total"}),
-    "gauge": frozenset({""}),
-    "histogram": frozenset({"_bucket", "_count", "_sum"}),
-    "gaugehistogram": frozenset({"_bucket", "_gcount", "_gsum"}),
-    "summary": frozenset({"", "_count", "_sum"}),
-    "info": frozenset({"_info"}),
-    "stateset": frozenset({""}),
-    "unknown": frozenset({""}),
-}
-"""What may follow a family's name in the names of its samples."""
-
 _FOREIGN = re.compile(r"[^a-zA-Z0-9_:]")
 
 Labels = tuple[tuple[str, str], ...]

@@ -6,12 +6,14 @@ import itertools
 import logging
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client.registry import Collector
 
-from mlserver.exposition.users.family import PROCESS, SUMMED, Family, Group, Sample, claims, join, split
-from mlserver.exposition.users.sums import AGGREGATED, Readings, Totals
+from mlserver.exposition.users.family import PROCESS, SUMMED, Family, Group, Sample, join, split
+from mlserver.exposition.users.rules import label_set
+from mlserver.exposition.users.sums import AGGREGATED, MAX_BOUNDS, Readings, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -22,9 +24,14 @@ if TYPE_CHECKING:
 
 WORKER = "worker"
 """The label that tells which worker's a sample is."""
-MAX_FAMILIES = 1000
-"""Metrics that are kept when no worker has them any more; the oldest ones go first."""
+MAX_FAMILIES = 100
+"""Metrics that are kept when no worker has them any more; those that changed longest ago go first."""
 
+_FOLDED = {
+    "label sets": "further ones are counted together as __overflow__; use fewer labels or raise "
+    "observability.max_series",
+    "buckets": f"beyond {MAX_BOUNDS}, further ones count in the next larger one; use fewer buckets",
+}
 _logger = logging.getLogger("mlserver.metrics")
 
 
@@ -43,12 +50,14 @@ class Merger(Collector):
     Counters, histograms and summaries are added up, of dead workers too: a sample never falls while the
     merger lives, except a sum of negative observations. Gauges follow their ``multiprocess_mode``; what
     belongs to a single worker has the label ``worker``, and a label that the user has called so becomes
-    ``exported_worker``. Where workers disagree about what a metric is, the newest one is right. All calls
-    belong to one thread.
+    ``exported_worker``. Where workers disagree about what a metric is, the newest one is right. Metrics that
+    share only some of their samples' names all come out; who renders them shows the first. All calls belong
+    to one thread.
 
     Args:
         max_series: label sets of one metric that are added up one by one.
-        on_drop: counts label sets that went to ``__overflow__`` here, as the workers have different ones.
+        on_drop: counts label sets that went to ``__overflow__`` here, as the workers have different ones, and
+            histograms whose buckets were too many.
     """
 
     def __init__(self, max_series: int = 1000, on_drop: Callable[[int], None] = lambda _: None) -> None:
@@ -60,7 +69,7 @@ class Merger(Collector):
         self._totals: dict[tuple[str, str], Totals] = {}
         self._readings: dict[tuple[str, str], Readings] = {}
         self._now = itertools.count(1)
-        self._folded: set[str] = set()
+        self._folded: set[tuple[str, str]] = set()
 
     def take(self, worker: int, slot: str, families: Sequence[Family]) -> None:
         """The newest snapshot of a worker.
@@ -98,28 +107,32 @@ class Merger(Collector):
                 self._bury(member.slot)
         self._forget()
 
+    def adopt(self, max_series: int) -> None:
+        """Has another budget from now on; what was counted under ``__overflow__`` stays there."""
+        self._max_series = max_series
+        for totals in self._totals.values():
+            totals.max_series = max_series
+        for readings in self._readings.values():
+            readings.max_series = max_series
+
     def collect(self) -> Iterable[Metric]:
-        """The families, sorted by name; ``prometheus_client`` can render them in all its formats."""
-        kinds = {name: (False, -1, family) for name, family in self._kinds.items()}
-        for worker, member in self._by_age():
-            for name, family in member.families.items():
-                kinds[name] = (member.alive, worker, family)
+        """The families: those of the newest worker first, by name. All formats can show each of them."""
+        kinds = {name: (0, family) for name, family in self._kinds.items()}
+        newest = [member.families for _, member in self._by_age()]
+        for age, families in enumerate(newest, start=1):
+            kinds.update((name, (age, family)) for name, family in families.items())
         metrics: list[Metric] = []
-        taken: set[str] = set()
-        for _, worker, family in sorted(kinds.values(), key=lambda kind: kind[:2], reverse=True):
-            names = claims(family)
-            if names & taken:
-                continue
+        for age, family in sorted(kinds.values(), key=lambda kind: (-kind[0], kind[1].name)):
             try:
                 samples = self._samples(family)
-                if samples or worker >= 0:
+                if samples or age:
                     metrics.append(family.metric(samples))
-                    taken |= names
             except Exception:
                 _logger.exception("Metric %s could not be put together and is left out", family.name)
-        return sorted(metrics, key=lambda metric: metric.name)
+        return metrics
 
     def _take_one(self, worker: int, slot: str, family: Family, now: int) -> None:
+        self._kinds.pop(family.name, None)
         self._kinds[family.name] = family.without_samples()
         if family.type in SUMMED:
             self._totals_of(family.name, family.type).take(worker, split(_owned(family, slot)))
@@ -143,7 +156,12 @@ class Merger(Collector):
             values = self._readings_of(family.name, family.mode).read()
             return [Sample(family.name, dict(labels), value) for labels, value in values.items()]
         if family.type == "gaugehistogram":
-            return self._sum_of_live(family)
+            of_each = {
+                tuple(_with_worker(dict(labels), slot).items()): group
+                for slot, its in self._newest(family)
+                for labels, group in split(its).items()
+            }
+            return _joined(family, of_each)
         if family.type == "info":
             infos = (sample for _, its in self._newest(family) for sample in its.samples)
             return list({tuple(sorted(sample.labels.items())): sample for sample in infos}.values())
@@ -156,21 +174,8 @@ class Merger(Collector):
             for name, labels, value, _ in its.samples:
                 if name == family.name:
                     owned = _with_worker(labels, slot)
-                    key = (item for item in owned.items() if item[0] not in (family.name, "quantile"))
-                    groups.setdefault(tuple(sorted(key)), []).append(Sample(name, owned, value))
+                    groups.setdefault(label_set(family, owned), []).append(Sample(name, owned, value))
         return list(itertools.chain(*groups.values()))
-
-    def _sum_of_live(self, family: Family) -> list[Sample]:
-        groups: dict[Labels, Group] = {}
-        for member in self._members.values():
-            its = member.families.get(family.name)
-            if member.alive and its and its.type == family.type:
-                for labels, group in split(its).items():
-                    there = groups.setdefault(labels, Group())
-                    for key, value in group.values.items():
-                        there.values[key] = there.values.get(key, 0.0) + value
-                    there.exemplars |= group.exemplars
-        return _joined(family, groups)
 
     def _newest(self, family: Family) -> Iterable[tuple[str, Family]]:
         """What the newest worker of each slot gave, if it is of the same type."""
@@ -185,7 +190,7 @@ class Merger(Collector):
     def _totals_of(self, name: str, kind: str) -> Totals:
         found = self._totals.get((name, kind))
         if found is None:
-            found = self._totals[name, kind] = Totals(self._max_series, lambda: self._fold(name))
+            found = self._totals[name, kind] = Totals(self._max_series, partial(self._fold, name))
         return found
 
     def _readings_of(self, name: str, mode: str) -> Readings:
@@ -194,26 +199,19 @@ class Merger(Collector):
             found = self._readings[name, mode] = Readings(mode, self._max_series)
         return found
 
-    def _fold(self, name: str) -> None:
+    def _fold(self, name: str, what: str) -> None:
         self._on_drop(1)
-        if name not in self._folded:
-            self._folded.add(name)
-            _logger.warning(
-                "Metric %s has more than %d label sets in all workers; further ones are counted together as "
-                "__overflow__: use fewer labels or raise observability.max_series",
-                name,
-                self._max_series,
-            )
+        if (name, what) not in self._folded:
+            self._folded.add((name, what))
+            _logger.warning("Metric %s has too many %s in all workers: %s", name, what, _FOLDED[what])
 
     def _forget(self) -> None:
-        """Forgets the oldest metrics that no worker has any more, if there are too many."""
-        spare = len(self._kinds) - MAX_FAMILIES
-        if spare <= 0:
-            return
+        """Forgets metrics that no worker has any more, if there are too many."""
         there = set().union(*(member.families for member in self._members.values()))
-        for name in [name for name in self._kinds if name not in there][:spare]:
+        gone = [name for name in self._kinds if name not in there]
+        for name in gone[: max(0, len(gone) - MAX_FAMILIES)]:
             del self._kinds[name]
-            self._folded.discard(name)
+            self._folded = {key for key in self._folded if key[0] != name}
             self._totals = {key: its for key, its in self._totals.items() if key[0] != name}
             self._readings = {key: its for key, its in self._readings.items() if key[0] != name}
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 MAX_EXEMPLAR = 128
 """Characters of an exemplar's labels, as OpenMetrics has it."""
+BAD_EXEMPLAR = "has an exemplar that is not valid"
+_BESIDES = {"histogram": "le", "gaugehistogram": "le", "summary": "quantile"}
+"""Labels that make no label set of their own."""
 
 
 class Unfit(Exception):
@@ -86,6 +89,10 @@ def counts(suffix: str, value: float) -> bool:
     return value >= 0 and math.isfinite(value) and (suffix == "_total" or value.is_integer())
 
 
+def no_count(suffix: str, value: float) -> str:
+    return f"has a {suffix} of {value}, which is left out; do not count or observe such values"
+
+
 def exemplar_of(given: Any) -> Exemplar | None:
     try:
         labels = labels_of(given.labels)
@@ -97,10 +104,10 @@ def exemplar_of(given: Any) -> Exemplar | None:
     return Exemplar(labels, value, at) if fits and (at is None or math.isfinite(at)) else None
 
 
-def label_set(family: Family, sample: Sample) -> Labels:
-    """The label set that a sample counts as."""
-    besides = ("le", "quantile") if family.type != "stateset" else (family.name,)
-    return tuple(sorted((name, value) for name, value in sample.labels.items() if name not in besides))
+def label_set(family: Family, labels: Mapping[str, str]) -> Labels:
+    """The label set that a sample with these labels counts as."""
+    beside = family.name if family.type == "stateset" else _BESIDES.get(family.type)
+    return tuple(sorted((name, value) for name, value in labels.items() if name != beside))
 
 
 def check(family: Family, samples: list[Sample]) -> None:
@@ -122,7 +129,7 @@ def check_buckets(family: Family, samples: list[Sample]) -> None:
     buckets: dict[Labels, dict[float, float]] = {}
     others: dict[Labels, dict[str, float]] = {}
     for sample in samples:
-        key = label_set(family, sample)
+        key = label_set(family, sample.labels)
         if sample.name.endswith("_bucket"):
             bound = bound_of(sample.labels, "le")
             sample.labels["le"] = number(bound)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import InfoMetricFamily
 
+from mlserver.exposition.users.clients import is_own
 from mlserver.exposition.users.family import PROCESS, claims
 from mlserver.exposition.users.vetting import Vetted, Vetting
 
@@ -36,7 +38,8 @@ class TargetInfo:
 class Source:
     """One collector, and the families that it last gave.
 
-    Other threads may read ``good``, which is replaced and never changed.
+    Other threads may read ``good``, which is replaced and never changed. ``own`` says that it is one of the
+    client's own, which cannot hang.
     """
 
     def __init__(
@@ -55,6 +58,13 @@ class Source:
         self.vetting = Vetting(collector, PROCESS if one_process else "", max_series, reserved)
         self.good: dict[str, Vetted] = {}
         self.stuck = False
+        self.own = True
+
+    def sort(self) -> None:
+        """Looks whether it is one of the client's own still: a gauge may have been given a function."""
+        if self.own and not is_own(self.collector):
+            self.own = False
+            self.vetting.reader = None
 
     def keep(self, outcome: Outcome) -> None:
         """What a collection gave; the last good families stand for those that it lost."""
@@ -67,7 +77,7 @@ class Source:
 
 
 class Sources:
-    """All collectors of a registry. `present` belongs to one thread, `assemble` to any."""
+    """All collectors of a registry, for any thread; two must not collect from the same one at a time."""
 
     def __init__(self, registry: CollectorRegistry, max_series: int, reserved: Callable[[str], bool]) -> None:
         self._registry = registry
@@ -75,9 +85,20 @@ class Sources:
         self._reserved = reserved
         self._target = TargetInfo(registry)
         self._known: dict[int, Source] = {}
+        self._lock = threading.Lock()
+
+    def collect_now(self) -> list[Family]:
+        """Collects from all, in this thread, and gives their newest good families."""
+        for source in self.present():
+            source.keep(source.vetting.collect())
+        return self.assemble()[0]
 
     def present(self) -> list[Source]:
         """The collectors that there are, in the order of their registration."""
+        with self._lock:
+            return self._present()
+
+    def _present(self) -> list[Source]:
         # The registry's own collect() is one generator, which ends at the first collector that raises. Its
         # lock is not taken: register() holds it while it calls a collector, which may hang; and copying a
         # dict needs none.
@@ -89,7 +110,9 @@ class Sources:
             if own and not getattr(collector, "_namespace", ""):  # the supervisor reads these for all workers
                 continue
             key = id(collector)
-            known[key] = self._known.get(key) or Source(collector, known_as, self._max_series, self._reserved)
+            source = self._known.get(key) or Source(collector, known_as, self._max_series, self._reserved)
+            source.sort()
+            known[key] = source
         there = [*known.values()]
         for key, source in self._known.items():
             if source.stuck and key not in known:  # should it come back, it must not hold up another thread

@@ -6,7 +6,8 @@ Nothing here grows with the number of workers that have died.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, insort
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlserver.exposition.users.family import Exemplar, Group, overflow
@@ -20,8 +21,10 @@ AGGREGATED = frozenset(
     f"{live}{mode}" for live in ("", "live") for mode in ("min", "max", "sum", "mostrecent")
 )
 """Modes of gauges that make one value of all workers' values."""
+MAX_OVERFLOWS = 10
+"""Label sets of ``__overflow__``, of metrics whose label names are not always the same."""
 MAX_BOUNDS = 500
-"""Bucket bounds that are kept of dead workers' histograms of one label set."""
+"""Buckets of a histogram, +Inf among them; workers of a reload may have others than those before."""
 
 Reading = tuple[int, float]
 """When a gauge's value was seen changed (0: never set), and the value."""
@@ -56,48 +59,60 @@ def total(values: Iterable[float]) -> float:
         return math.inf
 
 
+@dataclass(slots=True)
+class Held:
+    """What a worker last gave of a label set, and the label set that this is counted under."""
+
+    place: Labels
+    values: dict[float | str, float]
+
+
 class Totals:
     """A counter, histogram or summary of all workers, dead ones included.
 
     Every label set has the sum of what is past (of dead workers, and from before a worker's value fell) and
     of each live worker's last values; a value that a worker no longer gives is held. Beyond ``max_series``
-    label sets, further ones are added up under ``__overflow__``.
+    label sets, further ones are added up under ``__overflow__``; of more than `MAX_BOUNDS` buckets, further
+    ones count in the next larger one. What a worker has given stays in its place while the worker lives.
 
     Args:
-        on_fold: called for each label set that finds no room.
+        on_fold: called with "label sets" or "buckets" for each one that finds no room.
     """
 
-    def __init__(self, max_series: int, on_fold: Callable[[], None]) -> None:
-        self._max = max_series
+    def __init__(self, max_series: int, on_fold: Callable[[str], None] = lambda _: None) -> None:
+        self.max_series = max_series
         self._on_fold = on_fold
         self._past: dict[Labels, dict[float | str, Partials]] = {}
-        self._last: dict[int, dict[Labels, Group]] = {}
+        self._last: dict[int, dict[Labels, Held]] = {}
         self._exemplars: dict[Labels, dict[float | str, Exemplar]] = {}
         self._known: dict[Labels, None] = {}
+        self._beyond: dict[Labels, None] = {}
+        self._bounds: list[float] = [math.inf]
+        self._keys: set[float | str] = {math.inf}
 
     def take(self, worker: int, groups: Mapping[Labels, Group]) -> None:
         """The newest values of a worker."""
         last = self._last.setdefault(worker, {})
         for labels, group in groups.items():
-            if labels not in last and self._place(labels) != labels:
-                self._on_fold()
-            self._keep_exemplars(labels, group)
-            old = last.get(labels)
-            values = group.values
-            if old and _fell(old.values, values):
-                self._put_past(labels, old)
-            elif old:
-                values = {**old.values, **values}
-            last[labels] = Group(values)
-        spare = len(last) - 2 * self._max
+            values = self._placed(group.values)
+            held = last.get(labels)
+            if held is None:
+                held = last[labels] = Held(self._place(labels), values)
+            elif _fell(held.values, values):
+                self._put_past(held)
+                held.values = values
+            else:
+                held.values = {**held.values, **values}
+            self._keep_exemplars(held.place, group)
+        spare = len(last) - 2 * self.max_series
         if spare > 0:  # a worker that keeps making and removing label sets
             for labels in [labels for labels in last if labels not in groups][:spare]:
-                self._put_past(labels, last.pop(labels))
+                self._put_past(last.pop(labels))
 
     def retire(self, worker: int) -> None:
         """The worker is dead: what it counted is past."""
-        for labels, group in self._last.pop(worker, {}).items():
-            self._put_past(labels, group)
+        for held in self._last.pop(worker, {}).values():
+            self._put_past(held)
 
     def read(self) -> dict[Labels, Group]:
         """The sums, by label set."""
@@ -106,9 +121,9 @@ class Totals:
             for labels, past in self._past.items()
         }
         for last in self._last.values():
-            for labels, group in last.items():
-                there = parts.setdefault(self._place(labels), {})
-                for key, value in group.values.items():
+            for held in last.values():
+                there = parts.setdefault(held.place, {})
+                for key, value in held.values.items():
                     there.setdefault(key, []).append(value)
         return {
             labels: Group(
@@ -118,28 +133,52 @@ class Totals:
         }
 
     def _place(self, labels: Labels) -> Labels:
-        """The label set that these are counted under: a label set's place never changes."""
-        if labels not in self._known:
-            if len(self._known) >= self._max:
-                return overflow(labels)
-            if labels != overflow(labels) or not labels:
+        """The label set that these are counted under."""
+        if labels in self._known:
+            return labels
+        beyond = overflow(labels)
+        if labels != beyond or not labels:
+            if len(self._known) < self.max_series:
                 self._known[labels] = None
-        return labels
+                return labels
+            self._on_fold("label sets")
+        if beyond not in self._beyond and len(self._beyond) >= MAX_OVERFLOWS:
+            return next(iter(self._beyond))
+        self._beyond[beyond] = None
+        return beyond
 
-    def _put_past(self, labels: Labels, group: Group) -> None:
-        past = self._past.setdefault(self._place(labels), {})
-        for key, value in group.values.items():
+    def _placed(self, values: dict[float | str, float]) -> dict[float | str, float]:
+        """Values with each bucket in its place, which never changes: no bucket can fall or vanish."""
+        if values.keys() <= self._keys:
+            return values
+        placed: dict[float | str, float] = {}
+        beyond = 0
+        for key in sorted(values, key=lambda key: (isinstance(key, str), key)):
             place = key
-            if isinstance(key, float) and key not in past and len(past) > MAX_BOUNDS:
-                bounds = sorted(bound for bound in past if isinstance(bound, float))
-                place = bounds[min(bisect_left(bounds, key), len(bounds) - 1)]
-            past.setdefault(place, Partials()).add(value)
+            if key not in self._keys:
+                if isinstance(key, str):
+                    self._keys.add(key)
+                elif len(self._bounds) < MAX_BOUNDS:
+                    self._keys.add(key)
+                    insort(self._bounds, key)
+                else:
+                    beyond += 1
+                    place = self._bounds[bisect_left(self._bounds, key)]
+            placed[place] = placed.get(place, 0.0) + values[key]
+        if beyond:
+            self._on_fold("buckets")
+        return placed
+
+    def _put_past(self, held: Held) -> None:
+        past = self._past.setdefault(held.place, {})
+        for key, value in held.values.items():
+            past.setdefault(key, Partials()).add(value)
 
     def _keep_exemplars(self, labels: Labels, group: Group) -> None:
         if group.exemplars:
-            kept = self._exemplars.setdefault(self._place(labels), {})
+            kept = self._exemplars.setdefault(labels, {})
             for key, exemplar in group.exemplars.items():
-                if key not in kept or _time(exemplar) >= _time(kept[key]):
+                if key in self._keys and (key not in kept or _time(exemplar) >= _time(kept[key])):
                     kept[key] = exemplar
 
 
@@ -153,7 +192,7 @@ class Readings:
     def __init__(self, mode: str, max_series: int) -> None:
         self._join = _JOINS[mode.removeprefix("live")]
         self._live_only = mode.startswith("live")
-        self._max = max_series
+        self.max_series = max_series
         self._past: dict[Labels, Reading] = {}
         self._last: dict[int, dict[Labels, Reading]] = {}
 
@@ -172,7 +211,7 @@ class Readings:
             for labels, reading in last.items():
                 if labels in self._past:
                     self._past[labels] = self._join(self._past[labels], reading)
-                elif len(self._past) < self._max:
+                elif len(self._past) < self.max_series:
                     self._past[labels] = reading
 
     def read(self) -> dict[Labels, float]:

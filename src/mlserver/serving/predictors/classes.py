@@ -114,7 +114,7 @@ def _module(name: str, folder: Path) -> ModuleType:
             f"{here[0]} cannot have the same name. Rename it and set predictor.module."
         )
     # Another model in this process has a module of this name; it keeps it.
-    for loaded in [key for key in sys.modules if f"{key}.".startswith(f"{top}.")]:
+    for loaded in [key for key in list(sys.modules) if f"{key}.".startswith(f"{top}.")]:
         del sys.modules[loaded]
     return _import(name, folder)
 
