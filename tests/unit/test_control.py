@@ -78,3 +78,18 @@ def test_sending_to_an_end_that_is_gone_does_nothing():
         ours.close()
 
     run_over_pair(work)
+
+
+def test_a_message_that_is_too_long_is_told_in_the_log_and_ends_nothing(monkeypatch, caplog):
+    monkeypatch.setattr("mlserver.server.control.LONGEST_LINE", 1000)
+
+    async def work(ours, theirs):
+        ours.send(NotLoaded("x" * 1000))
+        ours.send(Accept([1]))
+        ours.close()
+        received = [message async for message in theirs.messages()]
+        theirs.close()
+        return received
+
+    assert run_over_pair(work) == [Accept([1])]
+    assert "NotLoaded" in caplog.text

@@ -49,7 +49,7 @@ class Bench:
         page = Page.private()
         page.series(Key("counter", "predictions_total", ("m",)))[0] = 7.0
         self.scrapes = Scrapes(
-            self.worker, self.snapshots, alone=Exposition(CONFIG, [page]), patience_s=self.patience_s
+            self.worker, self.snapshots, alone=Exposition(CONFIG, [page]), timeout_s=4 * self.patience_s
         )
         return self
 

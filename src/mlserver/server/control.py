@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import pickle
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, get_args
@@ -20,6 +21,8 @@ LONGEST_LINE = 1 << 26
 
 CONGESTION = 1 << 20
 """Bytes written and not yet taken by the other end."""
+
+_logger = logging.getLogger("mlserver.control")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +185,12 @@ class Channel:
         return self._writer.transport.get_write_buffer_size() > CONGESTION
 
     def send(self, message: Message) -> None:
-        """Sends without waiting; to an end that is gone, nothing."""
-        if not self._writer.is_closing():
-            self._writer.write(encode(message))
+        """Sends without waiting; to an end that is gone, nothing, nor what is too long for it."""
+        line = encode(message)
+        if len(line) > LONGEST_LINE:
+            _logger.error("A %s of %d bytes is too long to be sent", type(message).__name__, len(line))
+        elif not self._writer.is_closing():
+            self._writer.write(line)
 
     async def messages(self) -> AsyncIterator[Message]:
         """What the other end sends, until it is gone."""

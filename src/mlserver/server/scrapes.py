@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FRESH_S = 0.25
 """How long a scrape waits for the user's metrics as they are now; without, they are a second old."""
+LAST_S = 0.5
+"""How long the last snapshot may take."""
 ANSWER_S = 2.0
 """How long the supervisor may take to answer, unless requests have less time themselves."""
 MAX_ANSWER = 1 << 25
@@ -42,16 +44,17 @@ class Scrapes:
         snapshots: of the user's metrics in this process.
         alone: what to answer if the supervisor does not: of the pages only, which are those of all workers.
             With more it would show one worker's numbers for everybody's.
-        patience_s: how long the supervisor may take.
+        timeout_s: of requests; a scrape that has to wait for another one is answered within it, too.
     """
 
     def __init__(
-        self, channel: Channel, snapshots: Snapshots, *, alone: Exposition, patience_s: float
+        self, channel: Channel, snapshots: Snapshots, *, alone: Exposition, timeout_s: float
     ) -> None:
         self._channel = channel
         self._snapshots = snapshots
         self._alone = alone
-        self._patience_s = patience_s
+        self._fresh_s = min(FRESH_S, timeout_s / 8)
+        self._patience_s = min(ANSWER_S, timeout_s / 4)
         self._numbers = count()
         self._asked: dict[int, asyncio.Future[Scraped]] = {}
         self._silent = False
@@ -60,10 +63,18 @@ class Scrapes:
         self._turns: dict[Kind, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._sent: list[Family] | None = None
 
-    async def send(self, timeout_s: float = FRESH_S) -> None:
-        """Tells the supervisor the user's metrics, if they have changed."""
+    async def send(self) -> None:
+        """Tells the supervisor the user's metrics, if they have changed and it reads what it is told."""
+        if not self._channel.congested:
+            await self._tell(self._fresh_s)
+
+    async def send_last(self) -> None:
+        """Tells them for the last time."""
+        await self._tell(LAST_S)
+
+    async def _tell(self, timeout_s: float) -> None:
         families = await self._snapshots.take(timeout_s)
-        if families != self._sent and not self._channel.congested:
+        if families != self._sent:
             self._sent = families
             self._channel.send(Snapshot(pack(families)))
 

@@ -37,7 +37,7 @@ from mlserver.server.control import (
 from mlserver.server.lifeline import die_with, leave_signals
 from mlserver.server.limits import Limits
 from mlserver.server.listener import Listener
-from mlserver.server.scrapes import ANSWER_S, Scrapes
+from mlserver.server.scrapes import Scrapes
 
 if TYPE_CHECKING:
     from mlserver.app import App
@@ -46,8 +46,6 @@ BEAT_S = 1.0
 CLOSE_S = 4.0
 """How long the predictor may take to close; less than the supervisor's `EXIT_S`."""
 HASTE_S = 0.2
-LAST_SNAPSHOT_S = 0.5
-"""How long the last snapshot of the user's metrics may take."""
 
 
 class Worker:
@@ -97,7 +95,7 @@ class Worker:
                 channel,
                 app.metrics.snapshots,
                 alone=Exposition(config, pages),
-                patience_s=min(ANSWER_S, config.server.request_timeout_s / 2),
+                timeout_s=config.server.request_timeout_s,
             )
             app.metrics.answer_with(scrapes.answer)
         listener = Listener(app, limits=Limits.of(config.server), sink=app)
@@ -169,7 +167,7 @@ class Worker:
             listening.close()
         complete = await self._listener.close(timeout_s, cut_off=self._app.cut_off)
         if self._scrapes is not None:
-            await self._scrapes.send(LAST_SNAPSHOT_S)
+            await self._scrapes.send_last()
         self._channel.send(Drained(complete))
         await self._channel.flush()
         # A run that was cut off, or a model that is still being loaded, is not waited for.

@@ -57,6 +57,10 @@ class Line:
     size: int
 
 
+MAX_CHILDREN = 20_000
+"""Label sets of one metric that are looked at each second, whether shown or added up."""
+
+
 class Reader:
     """Reads a Counter, Gauge, Histogram or Summary of the client's, not of a class made from them."""
 
@@ -91,12 +95,24 @@ class Reader:
             The label sets that may not, what is wrong with the others, and bytes of the family's JSON.
 
         Raises:
-            Unfit: a value is no number.
+            Unfit: a value is no number, or there are too many label sets to look at.
         """
+        try:
+            return self._put(family, admits)
+        except BaseException:
+            self._lines = {}  # what was drawn before it is in no family
+            raise
+
+    def _put(self, family: Family, admits: Admits) -> tuple[dict[Labels, Group], list[str], int]:
+        there = children(self._metric)
+        if len(there) > MAX_CHILDREN:
+            raise rules.Unfit(
+                f"{family.name} has {len(there)} label sets, up to {MAX_CHILDREN} are read: use fewer"
+            )
         rest: dict[Labels, Group] = {}
         lines: dict[tuple[str, ...], Line] = {}
         changed = False
-        for key, child in children(self._metric).items():
+        for key, child in there.items():
             raw = self._read(child)
             line = self._lines.get(key)
             if line is None:
@@ -116,6 +132,8 @@ class Reader:
                 changed = True
             elif raw != line.raw:
                 self._draw(family, line, raw)
+                if any(raw[len(self._keys) :]):  # exemplars, of whatever length
+                    line.size = _bytes(line)
                 changed = True
             lines[key] = line
         if changed or lines.keys() != self._lines.keys():

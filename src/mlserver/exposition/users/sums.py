@@ -77,10 +77,14 @@ class Totals:
 
     Args:
         on_fold: called with "label sets" or "buckets" for each one that finds no room.
+        held: label sets that a worker no longer gives whose values are held, as they may come back.
     """
 
-    def __init__(self, max_series: int, on_fold: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, max_series: int, on_fold: Callable[[str], None] = lambda _: None, *, held: int = 0
+    ) -> None:
         self.max_series = max_series
+        self._held = held
         self._on_fold = on_fold
         self._past: dict[Labels, dict[float | str, Partials]] = {}
         self._last: dict[int, dict[Labels, Held]] = {}
@@ -104,7 +108,7 @@ class Totals:
             else:
                 held.values = {**held.values, **values}
             self._keep_exemplars(held.place, group)
-        spare = len(last) - 2 * self.max_series
+        spare = min(len(last) - 2 * self.max_series, len(last) - len(groups) - self._held)
         if spare > 0:  # a worker that keeps making and removing label sets
             for labels in [labels for labels in last if labels not in groups][:spare]:
                 self._put_past(last.pop(labels))

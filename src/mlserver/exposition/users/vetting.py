@@ -75,7 +75,7 @@ class Budget:
         self.kind = kind
         self._max = max_series
         self._admitted: dict[Labels, None] = {}
-        self._rest = Totals(0)
+        self._rest = Totals(0, held=max_series)
 
     def begin(self) -> None:
         """A new snapshot."""
