@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from mlserver.pace import Pace
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
@@ -27,7 +29,6 @@ MAX_STACK = 2048
 """Bytes of a traceback in a line; its end is kept, where the cause is."""
 ATOMIC_BYTES = 4096
 """What Linux writes to a pipe in one piece (PIPE_BUF, pipe(7)); above it two writers' lines may mix."""
-COMPLAIN_EVERY_S = 60.0
 _JSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -48,7 +49,7 @@ class LineWriter:
         self._lock = threading.Lock()
         self._whole = stat.S_ISREG(os.fstat(descriptor).st_mode)
         self._torn = False
-        self._complain_after = float("-inf")
+        self._pace = Pace()
         self.on_drop = on_drop
 
     @classmethod
@@ -86,8 +87,7 @@ class LineWriter:
 
     def _complain(self, error: OSError) -> None:
         """Says on standard error that lines are lost, once a minute."""
-        if time.monotonic() >= self._complain_after:
-            self._complain_after = time.monotonic() + COMPLAIN_EVERY_S
+        if self._pace.due():
             with contextlib.suppress(OSError):
                 os.write(
                     2, f"mlserver: log lines cannot be written and are lost: {error.strerror}\n".encode()

@@ -15,9 +15,10 @@ from mlserver.errors import InternalError, PredictionTimeout
 from mlserver.lines import ATOMIC_BYTES, render_json, take_over_logging
 from mlserver.observers.logs import RequestLog
 from mlserver.observers.metrics import Metrics
+from mlserver.pace import EVERY_S
 from mlserver.pages import Page
 from mlserver.serving.call import Call, Response
-from mlserver.serving.guard import LOG_EVERY_S, Guard
+from mlserver.serving.guard import Guard
 
 CONFIG = make_config({"predictor": {"module": "m", "class_name": "Model"}}, Path())
 
@@ -52,7 +53,7 @@ def test_a_fault_that_goes_on_is_logged_once_a_minute(monkeypatch, caplog):
     monkeypatch.setattr("time.monotonic", lambda: now)
     guard = Guard(failing, name="metrics")
     logged = []
-    for step in (0.0, 1.0, LOG_EVERY_S - 1.5, 0.5, 1.0, LOG_EVERY_S - 1.0):
+    for step in (0.0, 1.0, EVERY_S - 1.5, 0.5, 1.0, EVERY_S - 1.0):
         now += step
         guard([], [])
         logged.append(len(caplog.records))

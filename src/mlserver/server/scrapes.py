@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import time
 from collections import defaultdict
 from itertools import count
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from mlserver.exposition import Rendered
 from mlserver.exposition.formats import accepts_gzip, choose_format
 from mlserver.exposition.users.family import pack
+from mlserver.pace import Pace
 from mlserver.server.control import Scrape, Scraped, Snapshot
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ ANSWER_S = 2.0
 """How long the supervisor may take to answer, unless requests have less time themselves."""
 MAX_ANSWER = 1 << 25
 """Bytes of an answer."""
-COMPLAIN_EVERY_S = 60.0
 SILENT = "the supervisor does not answer"
 LARGE = f"all of them have more than {MAX_ANSWER} bytes. Use fewer labels, or scrape the management listener"
 Kind = tuple[str, str]
@@ -58,7 +57,7 @@ class Scrapes:
         self._numbers = count()
         self._asked: dict[int, asyncio.Future[Scraped]] = {}
         self._silent = False
-        self._complain_after = float("-inf")
+        self._pace = Pace()
         self._next: dict[Kind, asyncio.Task[Rendered]] = {}
         self._turns: dict[Kind, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._sent: list[Family] | None = None
@@ -101,8 +100,7 @@ class Scrapes:
         return Rendered(base64.b64decode(scraped.body), scraped.content_type.encode("ascii"), encoding)
 
     def _complain(self, why: str) -> None:
-        if time.monotonic() >= self._complain_after:
-            self._complain_after = time.monotonic() + COMPLAIN_EVERY_S
+        if self._pace.due():
             _logger.warning("Scrapes have the server's own metrics only: %s", why)
 
     async def _ask(self, kind: Kind) -> Scraped | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING, Generic, ParamSpec
+
+from mlserver.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 P = ParamSpec("P")
-LOG_EVERY_S = 60.0
 _logger = logging.getLogger("mlserver.observers")
 
 
@@ -28,7 +28,7 @@ class Guard(Generic[P]):
         self._inner = inner
         self._name = name
         self._on_fault = on_fault
-        self._log_after = float("-inf")
+        self._pace = Pace()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
@@ -36,6 +36,5 @@ class Guard(Generic[P]):
         except Exception:  # whatever it is, the request goes on
             if self._on_fault is not None:
                 self._on_fault(self._name)
-            if time.monotonic() >= self._log_after:
-                self._log_after = time.monotonic() + LOG_EVERY_S
+            if self._pace.due():
                 _logger.exception("The observer of %s raised: some of its signals are missing", self._name)
