@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import platform
+from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING
 
 from mlserver import signals
@@ -57,7 +59,7 @@ class Table:
     def key(self, *labels: str) -> Key:
         """The key of the series in which these labels were counted."""
         named = tuple(map(_clean, labels))
-        return self._record._replace(labels=named if named in self._series else _overflow(named))
+        return self._record._replace(labels=named if named in self._series else overflow(named))
 
     def _add(self, labels: tuple[str, ...]) -> memoryview[float]:
         if labels not in self._taken and len(self._taken) >= self._limit:
@@ -72,7 +74,7 @@ class Table:
 
     def _fold(self, labels: tuple[str, ...], why: str) -> memoryview[float]:
         if self._overflow is None:
-            self._overflow = fixed(self._page, self._record._replace(labels=_overflow(labels)))
+            self._overflow = fixed(self._page, self._record._replace(labels=overflow(labels)))
             _logger.warning(
                 "%s: other sets of labels, such as %s, are counted together as %s from now on. %s",
                 self._metric,
@@ -89,12 +91,13 @@ def _clean(label: str) -> str:
     return label[:MAX_LABEL].encode("utf-8", "replace").decode("utf-8")
 
 
-def _overflow(labels: tuple[str, ...]) -> tuple[str, ...]:
+def overflow(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The label set under which others of as many labels are counted together."""
     return (signals.OVERFLOW,) * len(labels)
 
 
 def _is_overflow(labels: tuple[str, ...]) -> bool:
-    return bool(labels) and labels == _overflow(labels)
+    return bool(labels) and labels == overflow(labels)
 
 
 def fixed(page: Page, key: Key) -> memoryview[float]:
@@ -104,3 +107,14 @@ def fixed(page: Page, key: Key) -> memoryview[float]:
     except PageFull:  # counted where nobody sees it, so that whatever else there is goes on
         _logger.warning("There is no room to count %s %s until the server restarts", key.name, key.labels)
         return memoryview(bytearray(8 * key.size)).cast("d")
+
+
+def series_of(page: Page, metric: signals.Metric, *labels: str) -> memoryview[float]:
+    """The series of a metric that is recorded under its own name; no histogram."""
+    return fixed(page, Key(metric.type, metric.name, labels))
+
+
+def write_build_info(page: Page) -> None:
+    """What runs here, as `signals.BUILD_INFO` has it."""
+    versions = installed_version("mlserver-observability"), platform.python_version()
+    series_of(page, signals.BUILD_INFO, *versions)[0] = 1.0

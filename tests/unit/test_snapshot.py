@@ -1112,3 +1112,10 @@ def test_what_was_read_before_a_value_that_is_none_is_not_taken_for_shown(bench)
     assert its.values()["seen", ("who", "x")] == 1
     second.set(1)
     assert its.values()["seen", ("who", "x")] == 42
+
+
+def test_two_metrics_whose_names_are_shown_alike_are_one_too_many(bench):
+    first, second = (GaugeMetricFamily(name, "", value=1) for name in ("_1a", "1a"))
+    its = bench(Custom(first), Custom(second))
+    assert list(its.take()) == ["_1a"]
+    assert sum(its.dropped) == 1

@@ -11,7 +11,7 @@ from mlserver.exposition.processes import Processes
 from mlserver.exposition.scrape import Exposition, Rendered
 from mlserver.exposition.users.merge import Merger
 from mlserver.exposition.users.snapshot import Snapshots
-from mlserver.pages import Key
+from mlserver.tables import series_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -88,6 +88,6 @@ class OwnMetrics:
         self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     async def _alone(self, accept: str, accept_encoding: str) -> Rendered:
-        self._page.series(Key(signals.WORKERS.type, signals.WORKERS.name))[0] = float(self._ready())
+        series_of(self._page, signals.WORKERS)[0] = float(self._ready())
         self._merger.take(0, self._worker, await self.snapshots.take(FRESH_S))
         return self.exposition.render(accept, accept_encoding)

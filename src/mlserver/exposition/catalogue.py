@@ -19,6 +19,7 @@ from prometheus_client.utils import floatToGoString
 from mlserver import signals
 from mlserver.exposition.known import known
 from mlserver.pages import EXEMPLAR_AGE_S
+from mlserver.tables import overflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -54,8 +55,8 @@ class Budget:
         """The label set under which this one counts, once and for all."""
         if labels in self._named:
             return labels
-        overflow = (signals.OVERFLOW,) * len(labels)
-        if labels == overflow:
+        place = overflow(labels)
+        if labels == place:
             return labels
         if labels not in self._folded and (labels in known or len(self._named) < limit):
             self._named.add(labels)
@@ -63,7 +64,7 @@ class Budget:
         if labels not in self._folded:
             self._folded.add(labels)
             self._on_fold(labels)
-        return overflow
+        return place
 
     def zeros(self, known: set[Labels]) -> set[Labels]:
         """Those of the known label sets that have, or will have, a series of their own."""

@@ -30,7 +30,7 @@ def legal(family: Family) -> Family:
     if family.type not in METRIC_TYPES:
         raise ValueError(f"{family.type!r} is no type of a metric")
     shown = copy.copy(family)
-    shown.name = _metric_name(family.name)
+    shown.name = metric_name(family.name)
     if family.unit and not shown.name.endswith(f"_{family.unit}"):
         raise ValueError(f"its name does not end with its unit {family.unit!r}")
     created = f"{family.name}_created"
@@ -41,7 +41,7 @@ def legal(family: Family) -> Family:
     ]
     if any(sample.value is None for sample in samples):  # OpenMetrics would be written without it
         raise ValueError("a sample has no value")
-    renamed = {name: _metric_name(name) for name in {sample.name for sample in samples}}
+    renamed = {name: metric_name(name) for name in {sample.name for sample in samples}}
     relabelled = {given: _label_names(given) for given in {tuple(sample.labels) for sample in samples}}
     if any(new != old for names in (renamed, relabelled) for old, new in names.items()):
         samples = [
@@ -65,14 +65,24 @@ def names_of(family: Family) -> set[str]:
     }
 
 
-def _metric_name(name: str) -> str:
+def metric_name(name: str) -> str:
+    """A metric's or a sample's name as it is shown.
+
+    Raises:
+        ValueError: it is empty.
+    """
     if not name:
         raise ValueError("it has no name")
     return _NOT_OF_A_METRIC.sub("_", name)
 
 
+def label_name(name: str) -> str:
+    """A label's name as it is shown."""
+    return _NOT_OF_A_LABEL.sub("_", name)
+
+
 def _label_names(given: tuple[str, ...]) -> tuple[str, ...]:
-    names = tuple([_NOT_OF_A_LABEL.sub("_", name) for name in given])
+    names = tuple(map(label_name, given))
     if len(set(names)) < len(names) or any(not name or name.startswith("__") for name in names):
         raise ValueError(f"its labels {', '.join(given)} have an illegal name or one name twice")
     return names

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 import threading
 import time
 from bisect import bisect_left
 from functools import partial
-from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING
 
 from mlserver import signals
 from mlserver.errors import PredictionFailed
 from mlserver.pages import Key, Page, PageFull
 from mlserver.serving.call import Levels
-from mlserver.tables import Table, fixed
+from mlserver.tables import Table, fixed, series_of, write_build_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,8 +38,7 @@ class Metrics:
         self._lock = threading.Lock()
         page.reset_gauges()
 
-        def values(metric: signals.Metric, *labels: str) -> memoryview[float]:
-            return fixed(page, Key(metric.type, metric.name, labels))
+        values = partial(series_of, page)
 
         def key(record: str, like: signals.Metric, *labels: str) -> Key:
             return Key(like.type, record, labels, signals.bounds(like, settings.buckets))
@@ -81,8 +78,7 @@ class Metrics:
             model_loaded=values(signals.MODEL_LOADED, model, config.model.version),
         )
         self.levels.active[0] = self.levels.queued[0] = self.levels.model_loaded[0] = 0.0
-        versions = installed_version("mlserver-observability"), platform.python_version()
-        values(signals.BUILD_INFO, *versions)[0] = 1.0
+        write_build_info(page)
 
     def __call__(self, calls: Sequence[Call], batches: Sequence[Batch]) -> None:
         """Counts what has finished."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
 from functools import partial
-from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY
@@ -16,7 +14,8 @@ from mlserver.exposition.processes import Processes
 from mlserver.exposition.users.family import unpack
 from mlserver.exposition.users.merge import Merger
 from mlserver.exposition.users.sources import Sources
-from mlserver.pages import Key, Page, create_memory
+from mlserver.pages import Page, create_memory
+from mlserver.tables import series_of, write_build_info
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,12 +39,11 @@ class FleetMetrics:
         """Of all pages; the last is the supervisor's own."""
         self._pages = [Page.shared(descriptor) for descriptor in self.descriptors]
         own = self._pages[-1]
-        self._workers = own.series(_key(signals.WORKERS))
-        self._restarts = own.series(_key(signals.WORKER_RESTARTS))
-        versions = installed_version("mlserver-observability"), platform.python_version()
-        own.series(_key(signals.BUILD_INFO, *versions))[0] = 1.0
+        write_build_info(own)
+        self._workers = series_of(own, signals.WORKERS)
+        self._restarts = series_of(own, signals.WORKER_RESTARTS)
         self._dropped = {
-            signal: own.series(_key(signals.SIGNALS_DROPPED, signal)) for signal in signals.DROPPABLE
+            signal: series_of(own, signals.SIGNALS_DROPPED, signal) for signal in signals.DROPPABLE
         }
         self._pids: Mapping[str, int] = {}
         max_series = config.observability.max_series
@@ -56,7 +54,6 @@ class FleetMetrics:
         self._exposition = Exposition(
             config, self._pages, collectors, on_drop=on_drop, on_fold=partial(self.note_dropped, "metrics")
         )
-        self.adopt(config)
 
     def adopt(self, config: Config) -> None:
         """Shows metrics as a configuration says from now on."""
@@ -95,7 +92,3 @@ class FleetMetrics:
 
     def _processes(self) -> Mapping[str, int]:
         return {**self._pids, SUPERVISOR: os.getpid()}
-
-
-def _key(metric: signals.Metric, *labels: str) -> Key:
-    return Key(metric.type, metric.name, labels)

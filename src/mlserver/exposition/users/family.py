@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Exemplar as ClientExemplar
 from prometheus_client.utils import floatToGoString
 
+from mlserver.exposition.legal import metric_name
 from mlserver.signals import OVERFLOW, SUFFIXES
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ PROCESS = "process"
 SUMMED = frozenset({"counter", "histogram", "summary"})
 """Types that are added up over all workers and never fall."""
 BUCKETED = frozenset({"histogram", "gaugehistogram"})
-_FOREIGN = re.compile(r"[^a-zA-Z0-9_:]")
 
 Labels = tuple[tuple[str, str], ...]
 """Names and values, sorted by name, without ``le``."""
@@ -101,15 +100,9 @@ def unpack(packed: Iterable[list[Any]]) -> list[Family]:
     return families
 
 
-def plain(name: str) -> str:
-    """A name as most scrapes show it: characters that only newer servers allow become ``_``."""
-    plainer = _FOREIGN.sub("_", name)
-    return f"_{plainer[1:]}" if plainer[:1].isdigit() else plainer
-
-
 def claims(family: Family) -> set[str]:
-    """Names that no other family may have on the same page, as `plain` gives them."""
-    name = plain(family.name)
+    """Names that no other family may have on the same page, as they are shown."""
+    name = metric_name(family.name)
     created = {"_created"} if family.type in SUMMED else set()
     return {name} | {name + suffix for suffix in SUFFIXES[family.type] | created}
 

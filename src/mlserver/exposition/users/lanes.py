@@ -172,14 +172,12 @@ class Lane:
             thread.source = source
             thread.collections += 1
         outcome = source.vetting.collect()
-        with self._changed:
-            if not thread.left:
-                thread.source = None
         source.keep(outcome)  # of one that was only slow, too
         with self._changed:
             if thread.left:
                 source.stuck = False
                 return False
+            thread.source = None
         for name, what, once in outcome.faults:
             self._lose(source)
             self._tell(f"{name} of {source.title}" if name else source.title, what, once)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client.metrics_core import METRIC_TYPES, Metric
 
-from mlserver.exposition.users.family import BUCKETED, Exemplar, Family, Labels, Sample, number, plain
+from mlserver.exposition.legal import label_name
+from mlserver.exposition.users.family import BUCKETED, Exemplar, Family, Labels, Sample, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +68,7 @@ def check_names(names: tuple[Any, ...]) -> None:
     for name in names:
         if not isinstance(name, str) or not name or name.startswith("__") or not encodable(name):
             raise Unfit(f"{name!r} cannot be a label's name")
-    if len({plain(name).replace(":", "_") for name in names}) < len(names):
+    if len(set(map(label_name, names))) < len(names):
         raise Unfit(f"labels {sorted(names)} are told apart only by characters that not all scrapes can show")
 
 
