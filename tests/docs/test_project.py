@@ -106,9 +106,11 @@ def test_the_search_for_machine_paths_finds_one(folder, line):
     assert MACHINE_PATH.search(line.format(folder))
 
 
-@pytest.mark.parametrize("line", ["GET /work", "https://example.com/root/x", "rooted/work/x"])
-def test_the_search_for_machine_paths_leaves_addresses_alone(line):
-    assert not MACHINE_PATH.search(line)
+@pytest.mark.parametrize(
+    ("line", "folder"), [("GET /{}", "work"), ("https://example.com/{}/x", "root"), ("rooted/{}/x", "work")]
+)
+def test_the_search_for_machine_paths_leaves_addresses_alone(line, folder):
+    assert not MACHINE_PATH.search(line.format(folder))
 
 
 def test_every_target_of_the_makefile_is_listed_by_make_help():

@@ -39,6 +39,25 @@ def registry():
         registry.unregister(collector)
 
 
+class Hanging:
+    """A collector that waits for a gate."""
+
+    def __init__(self, gate):
+        self.gate = gate
+
+    def describe(self):
+        return []
+
+    def collect(self):
+        self.gate.wait()
+        return []
+
+
+class Raising(Hanging):
+    def collect(self):
+        raise ValueError("no")
+
+
 def samples(families):
     return {
         (sample.name, *sorted(sample.labels.items())): sample
@@ -186,24 +205,12 @@ def test_a_request_of_a_sampled_trace_is_an_exemplar(serving, run, flags, expect
 def test_a_user_s_collector_that_hangs_or_raises_takes_nothing_else_away(serving, run, registry):
     gate = threading.Event()
 
-    class Hanging:
-        def describe(self):
-            return []
-
-        def collect(self):
-            gate.wait()
-            return []
-
-    class Raising(Hanging):
-        def collect(self):
-            raise ValueError("no")
-
     async def scenario():
         async with serving(COUNTING, "Predictor") as server:
             await server.predict([1, 2, 3])
             await server.client.get("/metrics")
-            registry.register(Raising())
-            registry.register(Hanging())
+            registry.register(Raising(gate))
+            registry.register(Hanging(gate))
             try:
                 answers = [await server.client.get("/metrics") for _ in range(3)]
             finally:
@@ -290,17 +297,9 @@ def test_a_collector_that_hangs_is_found_out_by_the_clock_and_not_by_scrapes(
     monkeypatch.setattr("mlserver.exposition.alone.TICK_S", 0.01)
     gate = threading.Event()
 
-    class Hanging:
-        def describe(self):
-            return []
-
-        def collect(self):
-            gate.wait()
-            return []
-
     async def scenario():
         async with serving() as server:
-            registry.register(Hanging())
+            registry.register(Hanging(gate))
             try:
                 while True:
                     found = samples(parse_text((await server.client.get("/metrics")).text))
