@@ -19,7 +19,7 @@ from mlserver.config import make_config
 from mlserver.errors import PredictionFailed
 from mlserver.observers.metrics import Metrics
 from mlserver.pages import Page, create_memory
-from mlserver.serving.call import Batch, Call, Response
+from mlserver.serving.call import Batch, Call, Response, Trace
 
 if TYPE_CHECKING:
     from mlserver.config import Config
@@ -129,7 +129,7 @@ def touched() -> tuple[float, int]:
     for route, statuses in TRAFFIC.items():
         for status in statuses:
             call = Call("POST" if route in paths.PREDICTIONS else "GET", route, 10.0, finished=10.001)
-            call.response, call.trace_id = Response(status, b"{}"), f"{status:032x}"
+            call.response, call.trace = Response(status, b"{}"), Trace(f"{status:032x}")
             if status == 500:
                 call.error = PredictionFailed("x")
                 call.error.__cause__ = ValueError("x")

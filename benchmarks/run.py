@@ -6,7 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("codec.py", "metrics.py", "scrape.py", "scrape_isolation.py", "footprint.py", "throughput.py")
+SCRIPTS = (
+    "codec.py",
+    "metrics.py",
+    "lines.py",
+    "ids.py",
+    "tracing.py",
+    "scrape.py",
+    "scrape_isolation.py",
+    "footprint.py",
+    "throughput.py",
+)
 
 if __name__ == "__main__":
     for script in SCRIPTS:

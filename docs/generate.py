@@ -4,8 +4,8 @@
     python docs/generate.py            write them
     python docs/generate.py --check    exit 1 with a diff if one is not up to date
 
-A further page is a function that returns its text, and a line in ``PAGES``. What the page of metrics says
-between its tables is in ``reference/metrics.md.in``.
+A further page is a function that returns its text, and a line in ``PAGES``. What the pages of signals say
+between their tables is in ``reference/*.md.in``.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from mlserver.signals import (
     REJECTIONS,
     Metric,
 )
+from mlserver.signals.lines import EVENT_FIELDS, REQUEST_FIELDS, LogField
+from mlserver.signals.spans import SPANS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 DOCS = Path(__file__).parent
 
@@ -96,7 +98,8 @@ def metrics_page() -> str:
     """The template of this page, with the catalogue as tables."""
     prefix = KEYS["observability", "metrics_prefix"].default
     largest = [f"`{metric.full_name(prefix)}`" for metric in METRICS if metric.over_workers == "max"]
-    return Template((DOCS / "reference/metrics.md.in").read_text("utf-8")).substitute(
+    return _filled(
+        "reference/metrics.md.in",
         prefix=prefix,
         counted=_metric_table(METRICS, prefix),
         processes=_metric_table(PROCESSES, prefix),
@@ -110,8 +113,35 @@ def metrics_page() -> str:
         phases=_codes(PHASES),
         reasons=_codes(REJECTIONS),
         overflow=OVERFLOW,
-        max_series=KEYS["observability", "max_series"].default,
+        max_series=str(KEYS["observability", "max_series"].default),
     )
+
+
+def logs_page() -> str:
+    """The template of this page, with the fields of lines as tables."""
+    return _filled("reference/logs.md.in", requests=_fields(REQUEST_FIELDS), events=_fields(EVENT_FIELDS))
+
+
+def traces_page() -> str:
+    """The template of this page, with the spans and their attributes as a table."""
+    return _filled("reference/traces.md.in", spans="".join(_spans()))
+
+
+def _filled(template: str, **values: str) -> str:
+    return Template((DOCS / template).read_text("utf-8")).substitute(values)
+
+
+def _fields(fields: Iterable[LogField]) -> str:
+    return "".join(
+        f"| `{field.name}` | {'always' if field.always else ''} | {field.help} | `{field.ecs}` |\n"
+        for field in fields
+    )
+
+
+def _spans() -> Iterator[str]:
+    for span in SPANS:
+        attributes = "<br>".join(f"`{each.name}`: {each.help}" for each in span.attributes)
+        yield f"| `{span.name}` | {span.help} | {attributes} |\n"
 
 
 def _codes(names: Iterable[str]) -> str:
@@ -162,6 +192,8 @@ def _expression(expr: str, metric: Metric, prefix: str) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "reference/settings.md": settings_page,
     "reference/metrics.md": metrics_page,
+    "reference/logs.md": logs_page,
+    "reference/traces.md": traces_page,
 }
 """Path in this folder: what makes the page."""
 

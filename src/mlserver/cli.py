@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mlserver.errors import ConfigError, Fault, MLServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mlserver.config import Config, ManagementSettings
 
@@ -30,6 +30,8 @@ OVERRIDES = {
 }
 """The options of ``serve`` and the settings that they take the place of."""
 
+CONFIG = "mlserver.yaml"
+LOG_LEVEL = "change the log level of a running server until its next reload or restart"
 CONNECT_S = 10.0
 MAX_ANSWER_BYTES = 2**20
 NOT_AS_THE_FILE_SAYS = frozenset({401, 404, 421})
@@ -104,16 +106,23 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR")
     _command(commands, "validate", "print the settings in effect, secrets masked")
     _command(commands, "reload", "have a running server load its model again, without a failed request")
+    log_level = commands.add_parser("log-level", help=LOG_LEVEL, description=LOG_LEVEL)
+    log_level.add_argument(
+        "level", nargs="?", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR; without: say which it is"
+    )
+    _takes_config(log_level, _log_level)
     return parser
 
 
 def _command(commands: Any, name: str, purpose: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=purpose, description=purpose)
-    parser.add_argument(
-        "config", nargs="?", default="mlserver.yaml", metavar="CONFIG", help="YAML file (%(default)s)"
-    )
-    parser.set_defaults(run=globals()[f"_{name}"])
+    _takes_config(parser, globals()[f"_{name}"])
     return parser
+
+
+def _takes_config(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
+    parser.add_argument("config", nargs="?", default=CONFIG, metavar="CONFIG", help="YAML file (%(default)s)")
+    parser.set_defaults(run=run)
 
 
 def _number(text: str) -> int | str:
@@ -135,35 +144,69 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _validate(options: argparse.Namespace) -> int:
     from mlserver.config import dump_config, load_config  # noqa: PLC0415
-    from mlserver.config.surroundings import missing_module, unwritable_log  # noqa: PLC0415
+    from mlserver.config.surroundings import missing_module, privacy_risk, unwritable_log  # noqa: PLC0415
 
     config = load_config(options.config)
     if (unwritable := unwritable_log(config)) is not None:
         raise ConfigError([unwritable])
     if (missing := missing_module(config)) is not None:
         _say(f"warning: {missing}")  # it may be made later
+    if (risk := privacy_risk(config)) is not None:
+        _say(f"warning: {risk}")
     _print(dump_config(config))
     return DONE
 
 
 def _reload(options: argparse.Namespace) -> int:
     from mlserver.config import load_config  # noqa: PLC0415
+    from mlserver.server.reload import longest_s  # noqa: PLC0415
 
     config = load_config(options.config)
-    _expect_listener(config.server.management)
-    status, answer = _post_reload(config)
-    detail = answer.get("detail") if isinstance(answer, dict) else None
+    _expect_listener(config.server.management, refused="reload", instead=", or send SIGHUP to the supervisor")
+    status, answer = _ask(config, "POST", "/reload", {}, timeout_s=longest_s(config.server))
+    detail = answer.get("detail")
     if status // 100 == 2:
         _print(f"{detail or 'reloaded'}\n")
         return DONE
-    _say(f"reload failed with status {status}: {detail or 'the server gave no reason'}")
+    return _failed("reload", status, detail)
+
+
+def _log_level(options: argparse.Namespace) -> int:
+    from mlserver.config import load_config  # noqa: PLC0415
+    from mlserver.server.verbosity import EXPECTED, UnknownLevel, known_level  # noqa: PLC0415
+
+    level, path = options.level, options.config
+    try:
+        level = level and known_level(level)
+    except UnknownLevel:
+        if path != CONFIG or not os.path.isfile(level):  # noqa: PTH113  # whatever the text is
+            wanted = f"{level!r} is no log level; expected {EXPECTED}, or the YAML file alone"
+            raise ConfigError([Fault("", wanted)]) from None
+        level, path = None, level
+    config = load_config(path)
+    _expect_listener(config.server.management, refused="change of the log level")
+    method, wish = ("GET", None) if level is None else ("POST", {"level": level})
+    status, answer = _ask(config, method, "/log-level", wish, timeout_s=CONNECT_S)
+    if status // 100 == 2 and "level" in answer:
+        _print(f"{answer['level']}" + (f", was {answer['was']}\n" if "was" in answer else "\n"))
+        return DONE
+    return _failed("log-level", status, answer.get("detail"))
+
+
+def _failed(command: str, status: int, detail: object) -> int:
+    _say(f"{command} failed with status {status}: {detail or 'the server gave no reason'}")
     if status in NOT_AS_THE_FILE_SAYS:
         _say(CHANGED)
     return FAILED
 
 
-def _expect_listener(management: ManagementSettings) -> None:
-    """Checks that there is a listener that takes a reload.
+def _expect_listener(management: ManagementSettings, *, refused: str, instead: str = "") -> None:
+    """Checks that there is a listener that takes what a command asks for.
+
+    Args:
+        management: the settings of the listener.
+        refused: what is asked for.
+        instead: another way to get it.
 
     Raises:
         ConfigError: there is none.
@@ -172,33 +215,43 @@ def _expect_listener(management: ManagementSettings) -> None:
 
     if not management.port:
         port = json.dumps(management.port)
-        hint = "give it a number that is known beforehand, or send SIGHUP to the supervisor"
+        hint = f"give it a number that is known beforehand{instead}"
         raise ConfigError([Fault("server.management.port", f"{port}, so there is no port to ask; {hint}")])
     if management.token is None and not is_loopback(management.host):
-        reason = "null, so a listener off loopback takes no reload"
-        hint = "set a token, or send SIGHUP to the supervisor"
-        raise ConfigError([Fault("server.management.token", f"{reason}; {hint}")])
+        reason = f"null, so a listener off loopback takes no {refused}"
+        raise ConfigError([Fault("server.management.token", f"{reason}; set a token{instead}")])
 
 
-def _post_reload(config: Config) -> tuple[int, Any]:
+def _ask(
+    config: Config, method: str, path: str, document: object, *, timeout_s: float
+) -> tuple[int, dict[str, Any]]:
     """Status and decoded body of the management listener's answer, by no proxy and no redirect.
+
+    Args:
+        config: what says where the listener is.
+        method: of the request.
+        path: likewise.
+        document: sent as JSON, unless it is None.
+        timeout_s: for the answer.
+
+    Returns:
+        the status, and the object that came with it: an empty one if none did.
 
     Raises:
         MLServerError: There was no answer.
     """
-    from mlserver.server.reload import longest_s  # noqa: PLC0415
-
     management = config.server.management
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(management.host, management.host)  # noqa: S104
-    headers = {"Content-Type": "application/json"}
+    body, headers = None, {}
+    if document is not None:
+        body, headers["Content-Type"] = json.dumps(document), "application/json"
     if management.token is not None:
         headers["Authorization"] = f"Bearer {management.token.get_secret_value()}"
-    timeout = longest_s(config.server)
     connection = http.client.HTTPConnection(host, management.port, timeout=CONNECT_S)
     try:
         connection.connect()
-        connection.sock.settimeout(timeout)
-        connection.request("POST", "/reload", body=b"{}", headers=headers)
+        connection.sock.settimeout(timeout_s)
+        connection.request(method, path, body=body, headers=headers)
         response = connection.getresponse()
         return response.status, _json(response.read(MAX_ANSWER_BYTES))
     except TimeoutError:
@@ -213,8 +266,9 @@ def _post_reload(config: Config) -> tuple[int, Any]:
         connection.close()
 
 
-def _json(body: bytes) -> Any:
+def _json(body: bytes) -> dict[str, Any]:
     try:
-        return json.loads(body)
+        document = json.loads(body)
     except (ValueError, RecursionError):
-        return None
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -7,7 +7,7 @@ PREDICTIONS = {"/predict": "predict", "/predict_proba": "predict_proba"}
 PROBES = ("/healthz", "/readyz", "/startupz")
 """They and what follows take GET and HEAD."""
 PAGES = ("/info", "/openapi.json", "/docs")
-MANAGEMENT = ("/reload", "/profile")
+MANAGEMENT = ("/reload", "/log-level", "/profile")
 """On the management listener only, beside what is below ``/debug``."""
 UNMATCHED = "unmatched"
 """What every other path is counted as."""

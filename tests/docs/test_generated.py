@@ -14,13 +14,16 @@ import yaml
 
 from mlserver import errors
 from mlserver.cli import OVERRIDES, main
+from mlserver.config import PayloadSettings
 from mlserver.config.schema import KEYS
 from mlserver.errors import PredictionFailed, RequestError
-from mlserver.lines import render_json
+from mlserver.lines import form_of
 from mlserver.observers.logs import RequestLog
-from mlserver.server import access, reload
-from mlserver.serving.call import Batch, Call, Response
+from mlserver.server import access, reload, verbosity
+from mlserver.serving.call import Batch, Call, Response, Trace
 from mlserver.signals import CATALOGUE, METRICS, PROCESSES, reserved_names
+from mlserver.signals.lines import EVENT_FIELDS, REQUEST_FIELDS
+from mlserver.signals.spans import SPANS
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -70,9 +73,11 @@ def test_every_command_and_option_is_documented(capsys):
     page = (DOCS / "reference/commands.md").read_text("utf-8")
     with contextlib.suppress(SystemExit):
         main(["--help"])
-    commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
-    assert commands == ["serve", "validate", "reload"]
-    assert all(f"| `mlserver {command} [CONFIG]` |" in page for command in commands)
+    commands = re.findall(r"^    ([\w-]+)(?: |$)", capsys.readouterr().out, re.MULTILINE)
+    assert commands == ["serve", "validate", "reload", "log-level"]
+    assert all(
+        re.search(rf"^\| `mlserver {command} .*\[CONFIG\]` \|", page, re.MULTILINE) for command in commands
+    )
     for option, key in OVERRIDES.items():
         assert re.search(rf"^\| `--{option.replace('_', '-')} .*` \| `{re.escape(key)}`", page, re.MULTILINE)
 
@@ -189,12 +194,14 @@ def own_errors(module):
 def test_every_error_of_the_management_listener_has_its_row():
     page = (DOCS / "reference/errors.md").read_text("utf-8")
     rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (.+?) \| .+ \|$", page, re.MULTILINE)
-    declared = own_errors(access) | own_errors(reload)
+    declared = own_errors(access) | own_errors(reload) | own_errors(verbosity)
     assert sorted(rows) == sorted((str(error.status), error.code, error.title) for error in declared)
     assert declared.isdisjoint(own_errors(errors))
 
 
 class Lines:
+    longest = 1 << 20
+
     def __init__(self):
         self.records = []
 
@@ -208,23 +215,39 @@ def a_call(status, error=None):
     return call
 
 
+def logged(*calls):
+    """The records of calls, with all that may be in them."""
+    lines = Lines()
+    form = form_of(structured=True, ecs=False, longest=lines.longest, colours=False)
+    settings = {"model": "iris", "version": "1.0.0", "worker": 0, "level": logging.INFO}
+    RequestLog(lines, form, structured=True, ecs=False, payloads=PayloadSettings(), **settings)(calls, [])
+    return lines.records
+
+
 def test_the_fields_of_a_line_in_the_reference_are_those_that_a_line_can_have():
     failed = PredictionFailed("The predictor failed.")
     failed.__cause__ = ValueError("no")
     calls = [a_call(200), a_call(500, failed)]
     calls[0].batch = Batch(calls, "predict", rows=2, id="8e2a")
-    lines = Lines()
-    settings = {"model": "iris", "version": "1.0.0", "worker": 0, "level": logging.INFO, "payloads": True}
-    RequestLog(lines, render_json, **settings)(calls, [])
-    possible = list(dict.fromkeys(field for record in lines.records for field in record))
-    page = (DOCS / "reference/logs.md").read_text("utf-8")
-    table = page.partition("| field |")[2].partition("\n\n")[0]
-    documented = [
-        field
-        for line in table.splitlines()
-        if line.startswith("| `")
-        for field in re.findall(r"`(\w+)`", line.split("|")[1])
-    ]
-    assert sorted(documented) == sorted(possible)
-    shown = json.loads(re.search(r"^```json\n(.+)\n```", page, re.MULTILINE)[1])
+    calls[0].trace = Trace("4" * 32, "2" * 16)
+    possible = {field for record in logged(*calls) for field in record}
+    declared = [field.name for field in REQUEST_FIELDS]
+    assert sorted(possible) == sorted(declared)
+    text = page("reference/logs.md")
+    documented = [name.strip("`") for name, *_ in rows(text, "The line of a request")]
+    assert documented == declared
+    shown = json.loads(re.search(r"^```json\n(.+)\n```", text, re.MULTILINE)[1])
     assert list(shown) == documented[: len(shown)]
+
+
+def test_the_fields_of_other_lines_are_in_the_reference():
+    documented = [name.strip("`") for name, *_ in rows(page("reference/logs.md"), "Lines of others")]
+    assert documented == [field.name for field in EVENT_FIELDS]
+
+
+def test_every_span_is_in_the_reference_with_its_attributes():
+    found = {
+        name.strip("`"): re.findall(r"`([\w.]+)`:", attributes)
+        for name, _, attributes in rows(page("reference/traces.md"), "Spans")
+    }
+    assert found == {span.name: [attribute.name for attribute in span.attributes] for span in SPANS}

@@ -102,15 +102,33 @@ def mixed(count, seed=7):
     return random.Random(seed).choices(list(KINDS), list(KINDS.values()), k=count)
 
 
+class Answer(NamedTuple):
+    """One response that a client holds."""
+
+    kind: Kind
+    status: int
+    headers: dict
+    """Values by names in lower case."""
+    body: bytes
+
+    @property
+    def request_id(self):
+        return self.headers["x-request-id"]
+
+
 class Client(threading.Thread):
     """Sends one request after the other over one connection, which is made anew where it breaks or ends.
 
     Args:
         requests: an iterator of kinds that several clients share.
+        ids: an iterator of ``X-Request-ID`` for those that have headers, shared likewise.
+        keep: whether to keep every response.
     """
 
-    def __init__(self, port, requests):
+    def __init__(self, port, requests, *, ids=None, keep=False):
         super().__init__(daemon=True)
+        self.answers = []
+        """What was kept."""
         self.answered = Counter()
         """Responses by the labels of ``requests_total``."""
         self.lost = Counter()
@@ -121,6 +139,8 @@ class Client(threading.Thread):
         """Responses of another status than was owed."""
         self._address = ("127.0.0.1", port)
         self._requests = requests
+        self._ids = ids
+        self._keep = keep
         self._connection = None
 
     def run(self):
@@ -142,18 +162,28 @@ class Client(threading.Thread):
         if self._connection is None:
             self._connection = socket.create_connection(self._address, timeout=DEADLINE_S)
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connection.sendall(kind.sent)
+        self._connection.sendall(self._identified(kind.sent))
         data = b""
         while b"\r\n\r\n" not in data:
             data += self._receive()
-        head, _, body = data.partition(b"\r\n\r\n")
-        head = head.lower()
+        sent_head, _, body = data.partition(b"\r\n\r\n")
+        head = sent_head.lower()
         size = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
         while kind.method != "HEAD" and len(body) < size:
             body += self._receive()
         if b"connection: close" in head:
             self._close()
-        return int(head.split(b" ", 2)[1])
+        status = int(head.split(b" ", 2)[1])
+        if self._keep:
+            self.answers.append(Answer(kind, status, _headers(sent_head), body))
+        return status
+
+    def _identified(self, request):
+        if self._ids is None:
+            return request
+        return request.replace(
+            b"\r\nHost: a\r\n", b"\r\nHost: a\r\nX-Request-ID: %b\r\n" % next(self._ids).encode(), 1
+        )
 
     def _receive(self):
         if not (data := self._connection.recv(65536)):
@@ -164,6 +194,11 @@ class Client(threading.Thread):
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+
+
+def _headers(head):
+    lines = head.decode("latin-1").split("\r\n")[1:]
+    return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def joined(clients, name):

@@ -59,13 +59,15 @@ class Listener:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                length = int(self.headers["content-length"])
+                length = int(self.headers.get("content-length", 0))
                 requests.append((self.path, dict(self.headers), self.rfile.read(length)))
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.send_header("Location", "/elsewhere")
                 self.end_headers()
                 self.wfile.write(body)
+
+            do_GET = do_POST  # noqa: N815
 
             def log_message(self, *_):
                 pass
@@ -212,6 +214,18 @@ def test_validate_refuses_a_log_file_that_cannot_be_written(write, capsys, tmp_p
     assert err.startswith(f"mlserver: observability.log_file: {tmp_path}/server.log: expected")
 
 
+def test_validate_warns_of_bodies_in_the_log(write, capsys, tmp_path):
+    (tmp_path / "my_predictor.py").touch()
+    observability = {"log_payloads": True, "payloads": {"redact": ["name"]}}
+    assert main(["validate", write(observability=observability)]) == 0
+    out, err = capsys.readouterr()
+    assert yaml.safe_load(out)["observability"]["log_payloads"] is True
+    (line,) = err.splitlines()
+    assert line.startswith("mlserver: warning: observability.log_payloads is on: ")
+    assert "personal data" in line
+    assert "name" in line
+
+
 @pytest.mark.parametrize("port", [8001, "wrong"])
 def test_no_command_shows_the_token(write, capsys, port):
     path = write(server={"management": {"token": SECRET, "port": port}})
@@ -320,6 +334,67 @@ def test_reload_says_that_the_server_may_have_older_settings_than_the_file(write
     assert first == f"mlserver: reload failed with status {status}: No."
     assert "when it last read the file" in second
     assert "SIGHUP" in second
+
+
+# log-level
+
+
+def test_a_log_level_is_posted_with_the_token_in_capitals(write, listen, capsys):
+    listener = listen(body=b'{"level": "DEBUG", "was": "INFO"}')
+    path = write(server={"management": {"port": listener.port, "token": SECRET}})
+    assert main(["log-level", "debug", path]) == 0
+    ((target, headers, body),) = listener.requests
+    assert (target, json.loads(body)) == ("/log-level", {"level": "DEBUG"})
+    assert headers["Content-Type"] == "application/json"
+    assert headers["Authorization"] == f"Bearer {SECRET}"
+    assert "Origin" not in headers
+    assert capsys.readouterr() == ("DEBUG, was INFO\n", "")
+
+
+@pytest.mark.parametrize("name", ["mlserver.yaml", "other.yaml"])
+def test_without_a_log_level_the_present_one_is_printed(write, listen, capsys, name):
+    listener = listen(body=b'{"level": "WARNING"}')
+    write(name, server={"management": {"port": listener.port}})
+    assert main(["log-level", *([] if name == "mlserver.yaml" else [name])]) == 0
+    ((target, headers, body),) = listener.requests
+    assert (target, body) == ("/log-level", b"")
+    assert "Content-Type" not in headers
+    assert capsys.readouterr() == ("WARNING\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["DEBG"], ["DEBG", "other.yaml"]])
+def test_a_level_that_there_is_not_is_bad_usage_and_the_server_is_not_asked(write, listen, capsys, arguments):
+    listener = listen()
+    write(server={"management": {"port": listener.port}})
+    assert main(["log-level", *arguments]) == 2
+    assert capsys.readouterr().err == (
+        "mlserver: 'DEBG' is no log level; expected DEBUG, INFO, WARNING or ERROR, or the YAML file alone\n"
+    )
+    assert listener.requests == []
+
+
+def test_a_change_of_level_that_is_refused_is_printed_with_the_reason(write, listen, capsys):
+    listener = listen(404, b'{"detail": "There is nothing at this path."}')
+    assert main(["log-level", "INFO", write(server={"management": {"port": listener.port}})]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "mlserver: log-level failed with status 404: There is nothing at this path."
+    assert "when it last read the file" in second
+
+
+@pytest.mark.parametrize("body", [b"[1]", b"{}", b"no JSON"])
+def test_an_answer_that_names_no_level_is_a_failure(write, listen, capsys, body):
+    listener = listen(200, body)
+    assert main(["log-level", "INFO", write(server={"management": {"port": listener.port}})]) == 1
+    assert "the server gave no reason" in capsys.readouterr().err
+
+
+def test_a_change_of_level_needs_a_listener_that_takes_it(write, capsys):
+    assert main(["log-level", "INFO", write(server={"management": {"port": None}})]) == 2
+    assert main(["log-level", "INFO", write(server={"management": {"host": "0.0.0.0"}})]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "mlserver: server.management.port: null, so there is no port to ask; give it a number that is known beforehand",
+        "mlserver: server.management.token: null, so a listener off loopback takes no change of the log level; set a token",
+    ]
 
 
 # standard output

@@ -104,7 +104,7 @@ def faults(load, folder):
             "api: {feature_order: [a], categorical_features: [b]}",
             "api.categorical_features: names b; expected names in feature_order",
         ),
-        ("observability: {tracing: {enabled: true}}", "observability.tracing: unknown key, got a mapping"),
+        ("observability: {drift: {window_rows: 9}}", "observability.drift: unknown key, got a mapping"),
         (
             "observability: {log_level: infoo}",
             'observability.log_level: got "infoo", expected one of "DEBUG",',
@@ -237,9 +237,9 @@ def test_a_fault_of_a_variable_names_it(faults):
         ),
         ("MLSERVER__", "1", "MLSERVER__: unknown variable; it sets no known key"),
         (
-            "MLSERVER_OBSERVABILITY__TRACING__ENABLED",
+            "MLSERVER_OBSERVABILITY__DRIFT__METHOD",
             "1",
-            "MLSERVER_OBSERVABILITY__TRACING__ENABLED: unknown variable; it sets no known key",
+            "MLSERVER_OBSERVABILITY__DRIFT__METHOD: unknown variable; it sets no known key",
         ),
         (
             "MLSERVER_MANAGEMENT__PORT",
@@ -405,3 +405,63 @@ def test_every_histogram_s_buckets_can_be_chosen(load):
         f"{CLASS}observability: {{buckets: {{request_duration_seconds: [0.1, 1], batch_rows: [8]}}}}"
     )
     assert config.observability.buckets == {"request_duration_seconds": (0.1, 1.0), "batch_rows": (8.0,)}
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (
+            'payloads: {redact_patterns: ["\\\\d+", "("]}',
+            'observability.payloads.redact_patterns: "(" is no regular expression: missing ), unterminated subpattern at position 0',
+        ),
+        (
+            'payloads: {redact_patterns: ["x*"]}',
+            'observability.payloads.redact_patterns: "x*" matches the empty text; expected one that needs a character',
+        ),
+        (
+            "payloads: {redact: ssn}",
+            'observability.payloads.redact: got "ssn", expected a list of texts',
+        ),
+        (
+            "payloads: {sample_ratio: 1.5}",
+            "observability.payloads.sample_ratio: got 1.5, expected a number from 0 to 1",
+        ),
+        (
+            "payloads: {max_bytes: 0}",
+            "observability.payloads.max_bytes: got 0, expected a whole number from 1 to 1048576",
+        ),
+        (
+            "log_format: elk",
+            'observability.log_format: got "elk", expected one of "default", "ecs"',
+        ),
+        (
+            "tracing: {protocol: http/json}",
+            'observability.tracing.protocol: got "http/json", expected one of "http/protobuf", "grpc"',
+        ),
+        (
+            "tracing: {sample_rate: 0.1}",
+            "observability.tracing.sample_rate: unknown key, got 0.1; did you mean observability.tracing.sample_ratio?",
+        ),
+    ],
+)
+def test_signals_are_asked_for_in_a_form_that_can_be_kept(faults, given, line):
+    assert faults(f"{CLASS}observability: {{{given}}}") == [line]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "localhost:4318",
+        "jaeger",
+        "ftp://host",
+        "http://",
+        "http://user:secret@host:4318",
+        "http://h:99999",
+        "http://h?token=secret",
+    ],
+)
+def test_a_collector_is_an_address_that_holds_no_secret(faults, given):
+    (line,) = faults(f'{CLASS}observability: {{tracing: {{endpoint: "{given}"}}}}')
+    assert line.startswith("observability.tracing.endpoint: ")
+    assert "expected an address such as http://localhost:4318" in line
+    assert "secret" not in line

@@ -10,6 +10,7 @@ from mlserver.server.control import (
     Channel,
     Drained,
     Launch,
+    LogLevel,
     NotLoaded,
     decode,
     encode,
@@ -19,7 +20,7 @@ from mlserver.server.control import (
 
 
 def test_a_message_survives_the_way_over_the_channel():
-    for message in (Accept([0, 2]), NotLoaded("no\nsuch file: ü"), Drained(complete=True)):
+    for message in (Accept([0, 2]), LogLevel("DEBUG"), NotLoaded("no\nsuch file: ü"), Drained(complete=True)):
         assert decode(encode(message)) == message
 
 
@@ -56,7 +57,9 @@ def test_messages_arrive_in_order_until_the_other_end_closes():
 
 
 def test_a_launch_with_a_large_configuration_fits():
-    launch = Launch(config="x" * 1_000_000, slot=0, sockets=[3], pages=[4, 5], page=4, log=6)
+    launch = Launch(
+        config="x" * 1_000_000, slot=0, sockets=[3], pages=[4, 5], page=4, log=6, log_level="INFO"
+    )
 
     async def work(ours, theirs):
         ours.send(launch)

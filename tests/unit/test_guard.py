@@ -12,7 +12,7 @@ import pytest
 
 from mlserver.config import make_config
 from mlserver.errors import InternalError, PredictionTimeout
-from mlserver.lines import ATOMIC_BYTES, render_json, take_over_logging
+from mlserver.lines import ATOMIC_BYTES, form_of
 from mlserver.observers.logs import RequestLog
 from mlserver.observers.metrics import Metrics
 from mlserver.pace import EVERY_S
@@ -79,40 +79,33 @@ def test_methods_that_clients_make_up_do_not_fill_the_memory():
     assert len(list(page.read())) < 100
 
 
+class Lines(list):
+    """Where lines go."""
+
+    longest = ATOMIC_BYTES
+    tell = None
+
+    def write(self, lines):
+        self.extend(lines)
+
+
+FORM = form_of(structured=True, ecs=False, longest=ATOMIC_BYTES, colours=False)
+
+
 @pytest.mark.parametrize("method", ["M" * 10_000, "é" * 10_000])
 def test_a_line_stays_whole_on_a_pipe_however_long_the_method_is(method):
-    written = []
-    writer = type("Lines", (), {"write": staticmethod(written.extend)})
-    log = RequestLog(writer, render_json, model="iris", version="1", worker=0, level=logging.INFO)
+    written = Lines()
+    log = RequestLog(
+        written,
+        FORM,
+        structured=True,
+        ecs=False,
+        model="iris",
+        version="1",
+        worker=0,
+        level=logging.INFO,
+    )
     log([a_call(405, method=method)], [])
     (line,) = written
     assert len(line) < ATOMIC_BYTES
     assert json.loads(line)["http_status"] == 405
-
-
-@pytest.fixture
-def root(monkeypatch):
-    """The root logger, which is as before after the test."""
-    root = logging.getLogger()
-    level = root.level
-    monkeypatch.setattr(root, "handlers", list(root.handlers))
-    yield root
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-
-
-@pytest.mark.usefixtures("root")
-@pytest.mark.parametrize(
-    "wrap", [lambda given: given, lambda given: {"fields": given}], ids=["extra", "structlog"]
-)
-def test_what_is_logged_beside_a_message_cannot_replace_the_fields_of_a_line(wrap):
-    written = []
-    writer = type("Lines", (), {"write": staticmethod(written.extend)})
-    take_over_logging(writer, render_json, level=logging.INFO, worker=2)
-    forged = {"level": "DEBUG", "timestamp": "never", "logger": "nobody", "worker": 9, "rows": 3}
-    logging.getLogger("library").warning("careful", extra=wrap(forged))
-    (record,) = map(json.loads, written)
-    assert record["timestamp"][:2] == "20"
-    assert record | {"timestamp": ""} == {
-        "timestamp": "", "level": "WARNING", "message": "careful", "logger": "library", "worker": 2, "rows": 3,
-    }  # fmt: skip

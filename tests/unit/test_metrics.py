@@ -30,7 +30,7 @@ from mlserver.errors import (
 )
 from mlserver.observers.metrics import Metrics
 from mlserver.pages import SPARE_BYTES, Exemplar, Key, Page
-from mlserver.serving.call import Batch, Call, Response
+from mlserver.serving.call import Batch, Call, Response, Trace
 from mlserver.tables import MAX_LABEL
 
 TRACE, WORSE = "0af7651916cd43dd8448eb211c80319c", "f" * 32
@@ -56,13 +56,13 @@ def a_call(status=200, *, endpoint="/predict", method="POST", seconds=0.003, err
     return call
 
 
-def a_run(*sizes, started=11.0, seconds=0.5, statuses=None, error=None, trace_id=None):
+def a_run(*sizes, started=11.0, seconds=0.5, statuses=None, error=None, trace=None):
     """A run of one call for each number of rows, and those calls: 1 s decode, 1 s queue, 0.25 s encode."""
     batch = Batch([], "predict", sum(sizes), started=started, ended=started + seconds, error=error)
     for size, status in zip(sizes, statuses or [200] * len(sizes), strict=True):
         call = Call("POST", "/predict", started - 2, decoded=started - 1, input_shape=(size, 4))
         call.started, call.predicted, call.finished = started, batch.ended, batch.ended + 0.25
-        call.response, call.batch, call.trace_id = Response(status, b"{}"), batch, trace_id
+        call.response, call.batch, call.trace = Response(status, b"{}"), batch, trace
         batch.calls.append(call)
     return batch.calls, batch
 
@@ -317,6 +317,7 @@ def test_losses_are_counted_from_any_thread(page, metrics):
     assert named(page, "signals_dropped_total") == {
         ("logs",): (8000.0,),
         ("metrics",): (0.0,),
+        ("traces",): (0.0,),
         ("user_metrics",): (3.0,),
     }
 
@@ -440,7 +441,7 @@ def test_when_the_page_is_full_label_sets_are_counted_together_in_its_spare_room
 def test_what_finds_no_room_at_all_fails_nothing(caplog):
     page = Page(bytearray(2048))
     metrics = Metrics(page, configured())
-    calls, batch = a_run(1, trace_id=TRACE)
+    calls, batch = a_run(1, trace=Trace(TRACE))
     metrics([*calls, *errors_of("One")], [batch])
     metrics.levels.active[0] = 1.0
     assert named(page, "signals_dropped_total")["metrics",][0] >= 2
@@ -497,7 +498,7 @@ PHASE, DEFAULT = "request_phase_duration_seconds", {}
     ],
 )
 def test_a_traced_call_is_an_exemplar_wherever_it_was_counted(page, at, sizes, buckets, runs):
-    calls, batch = a_run(*sizes, trace_id=TRACE)
+    calls, batch = a_run(*sizes, trace=Trace(TRACE))
     Metrics(page, configured(buckets=buckets))(calls, [batch])
     expected = {
         ("calls", "200"): [(bucket(2.75), Exemplar(TRACE, 2.75, at))],
@@ -519,8 +520,8 @@ def test_calls_without_a_trace_leave_no_exemplar(page, metrics):
 
 
 def test_a_traced_call_that_never_ran_has_exemplars_of_what_it_did(page, metrics, at):
-    metrics([a_call(error=PredictionTimeout("x"), seconds=0.003, decoded=10.001, trace_id=TRACE)], [])
-    metrics([a_call(405, method="BREW", seconds=0.02, trace_id=WORSE)], [])
+    metrics([a_call(error=PredictionTimeout("x"), seconds=0.003, decoded=10.001, trace=Trace(TRACE))], [])
+    metrics([a_call(405, method="BREW", seconds=0.02, trace=Trace(WORSE))], [])
     found = {name: [(i, one.trace_id) for i, one in of] for name, of in exemplars(page).items()}
     assert found == {
         ("calls", "504"): [(bucket(0.003), TRACE)],
@@ -531,7 +532,7 @@ def test_a_traced_call_that_never_ran_has_exemplars_of_what_it_did(page, metrics
 
 def test_a_call_that_was_folded_is_an_exemplar_of_the_overflow(page, at):
     metrics = Metrics(page, configured(max_series=1))
-    metrics([a_call(200), a_call(404, trace_id=TRACE)], [])
+    metrics([a_call(200), a_call(404, trace=Trace(TRACE))], [])
     assert exemplars(page) == {
         ("calls", signals.OVERFLOW): [(bucket(0.003), Exemplar(TRACE, pytest.approx(0.003), at))]
     }
@@ -540,7 +541,7 @@ def test_a_call_that_was_folded_is_an_exemplar_of_the_overflow(page, at):
 def test_a_turn_is_counted_whole_when_there_is_no_room_for_exemplars():
     page = Page(memory := bytearray(SPARE_BYTES * 2))
     metrics = Metrics(page, configured())
-    calls, batch = a_run(1, trace_id=TRACE)
+    calls, batch = a_run(1, trace=Trace(TRACE))
     metrics(*a_run(1)[:1], [])
     while memoryview(memory).cast("Q")[1] * 8 < SPARE_BYTES - 100:
         page.series(Key("counter", "filler", (str(len(page.keys("filler"))),)))

@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
 
@@ -134,6 +135,33 @@ def endpoint(value: str) -> str:
         raise ValueError
     if value in FIXED_PATHS or value.startswith("/debug/"):
         raise wrong(f"{value} is a path of the server itself; expected another one, such as /metrics")
+    return value
+
+
+def patterns(chosen: tuple[str, ...]) -> tuple[str, ...]:
+    """Regular expressions, none of which matches nothing at all."""
+    for pattern in chosen:
+        try:
+            matches_nothing = re.compile(pattern).search("") is not None
+        except re.error as error:
+            raise wrong(f"{given(pattern, secret=False)} is no regular expression: {error}") from None
+        if matches_nothing:
+            raise wrong(
+                f"{given(pattern, secret=False)} matches the empty text; expected one that needs a character"
+            )
+    return chosen
+
+
+def collector_url(value: str) -> str:
+    parts = urlsplit(value)
+    _ = parts.port  # ValueError if it is none
+    if parts.username is not None or parts.query:  # not shown: it may be a secret
+        raise wrong(
+            "holds a user, a password or a query; expected an address such as http://localhost:4318, and "
+            "what authenticates in the variable OTEL_EXPORTER_OTLP_HEADERS"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment or " " in value:
+        raise ValueError
     return value
 
 

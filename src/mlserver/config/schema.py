@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from mlserver.config.checks import Expected
-from mlserver.config.settings import Config, Settings
+from mlserver.config.kinds import Settings
+from mlserver.config.settings import Config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,77 +11,36 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
-    SecretStr,
     model_validator,
 )
 
 from mlserver.config.checks import (
     Expected,
-    absolute,
-    buckets,
     dotted_name,
-    endpoint,
-    header_token,
-    host,
     identifier,
     is_file,
-    label_text,
-    level,
-    log_target,
-    metric_prefix,
-    names_or_file,
     refused,
-    sequence,
-    unique,
-    words,
 )
+from mlserver.config.kinds import (
+    Count,
+    FilePath,
+    Host,
+    Label,
+    Names,
+    Pause,
+    Port,
+    Seconds,
+    Settings,
+    Texts,
+    Token,
+)
+from mlserver.config.observability import ObservabilitySettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0, le=86400)]
-Pause = Annotated[float, Field(ge=0, le=86400)]
-Host = Annotated[str, AfterValidator(host), Expected("an IP address or a host name, without a port")]
-Label = Annotated[str, AfterValidator(label_text), Expected("printable text of 1 to 200 characters")]
-Words = Annotated[str, AfterValidator(words), Expected("text that is not empty")]
-Texts = Annotated[tuple[Words, ...], BeforeValidator(sequence), Expected("a list of texts")]
-Names = Annotated[
-    tuple[Words, ...],
-    BeforeValidator(names_or_file),
-    AfterValidator(unique),
-    Expected("a list of names, or the path of a JSON file that holds one"),
-]
-FilePath = Annotated[Path, BeforeValidator(absolute), Expected("the path of a file")]
-LogFile = Annotated[
-    Path,
-    BeforeValidator(absolute),
-    AfterValidator(log_target),
-    Expected("the path of a file in a folder that exists"),
-]
-Token = Annotated[
-    SecretStr, AfterValidator(header_token), Expected("text of visible ASCII characters without spaces")
-]
-Prefix = Annotated[
-    str,
-    AfterValidator(metric_prefix),
-    Expected("the start of a Prometheus metric name: letters, digits, _ and :, no digit first"),
-]
-Endpoint = Annotated[
-    str, AfterValidator(endpoint), Expected("a path that starts with / and is not one of the server's own")
-]
-Buckets = Annotated[
-    dict[str, Any],
-    AfterValidator(buckets),
-    Expected("a mapping of a histogram's name, without the prefix, to a list of rising numbers"),
-]
-LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(level)]
 ArtifactFormat = Literal["skops", "joblib", "pickle", "catboost", "xgboost", "lightgbm", "onnx"]
 
 SUFFIXES: dict[str, ArtifactFormat] = {
@@ -97,14 +56,6 @@ SUFFIXES: dict[str, ArtifactFormat] = {
 }
 RUNS_CODE: frozenset[ArtifactFormat] = frozenset({"joblib", "pickle"})
 """Formats whose files can run any code when they are loaded."""
-
-
-class Settings(BaseModel):
-    """A frozen group of settings."""
-
-    model_config = ConfigDict(
-        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
-    )
 
 
 class ManagementSettings(Settings):
@@ -290,35 +241,6 @@ class ApiSettings(Settings):
             reason = f"names {', '.join(unknown)}; expected names in feature_order"
             raise refused(("categorical_features", reason))
         return self
-
-
-class ObservabilitySettings(Settings):
-    """Which signals are given, and how."""
-
-    metrics: bool = Field(default=True, description="Collect metrics and serve them.")
-    metrics_endpoint: Endpoint = Field("/metrics", description="Path of the metrics, on both listeners.")
-    metrics_prefix: Prefix = Field(
-        "mlserver_", description="Start of the name of every metric of the server."
-    )
-    structured_logging: bool = Field(default=True, description="One JSON object a line; else plain text.")
-    log_level: LogLevel = Field("INFO", description="Least level that is logged, in any case of letters.")
-    log_file: LogFile | None = Field(
-        None, description="File to append log lines to; `null`: standard output."
-    )
-    log_payloads: bool = Field(
-        default=False, description="Log the bodies of requests and responses. They may hold personal data."
-    )
-    correlation_ids: bool = Field(
-        default=True, description="Give every request an id: kept or made, logged, echoed as `X-Request-ID`."
-    )
-    buckets: Buckets = Field(
-        {},
-        description="Upper bounds of a histogram's buckets in place of its own, such as "
-        "`{request_duration_seconds: [0.1, 0.5, 1]}`.",
-    )
-    max_series: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        1000, description="Sets of labels of one metric; what comes later is counted as `__overflow__`."
-    )
 
 
 class Config(Settings):

@@ -27,6 +27,19 @@ def unwritable_log(config: Config) -> Fault | None:
     return fault("observability.log_file", f"{path}: expected a file that this user may append to")
 
 
+def privacy_risk(config: Config) -> str | None:
+    """What whoever starts the server has to know about the log; None if there is nothing to say."""
+    settings = config.observability
+    if not settings.log_payloads:
+        return None
+    payloads = settings.payloads
+    redacted = ", ".join((*payloads.redact, *payloads.redact_patterns)) or "nothing"
+    return (
+        "observability.log_payloads is on: the log holds the bodies of requests and responses, which may be "
+        f"personal data. Left out of them: {redacted} (observability.payloads.redact and redact_patterns)."
+    )
+
+
 def missing_module(config: Config) -> Fault | None:
     """The fault of a predictor's module that is nowhere to be found, without importing anything."""
     module = config.predictor.module

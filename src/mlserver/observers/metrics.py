@@ -131,7 +131,7 @@ class Metrics:
                         encode_s += spent
                         if status == 200 and (shape := call.input_shape):
                             rows += shape[0]
-                if call.error is not None or call.trace_id is not None:
+                if call.error is not None or call.trace is not None:
                     try:
                         count_more(call)
                     except Exception as error:  # noqa: BLE001  # an exception of a user's own may be odd
@@ -196,8 +196,8 @@ class Metrics:
             self._errors(self._model, call.error_type or "")[0] += 1.0
         elif error is not None and error.code in self._rejected:
             self._rejected[error.code][0] += 1.0
-        if call.trace_id is not None:
-            self._exemplify(call, call.trace_id)
+        if call.trace is not None:
+            self._exemplify(call, call.trace.trace_id)
 
     def _exemplify(self, call: Call, trace_id: str) -> None:
         """Keeps a traced call as an example in the histograms that it was counted in."""

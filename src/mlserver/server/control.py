@@ -40,6 +40,8 @@ class Launch:
     """Index in `pages` of the one to write."""
     log: int
     """Descriptor for log lines."""
+    log_level: str
+    """What to log from, whatever the configuration says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,13 @@ class Readiness:
 
     ready: bool
     draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogLevel:
+    """Supervisor: log from this level."""
+
+    level: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +152,7 @@ Message = (
     Launch
     | Accept
     | Readiness
+    | LogLevel
     | Drain
     | Started
     | Loaded

@@ -10,7 +10,16 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from mlserver.errors import MLServerError, ModelLoadError
-from mlserver.server.control import Accept, Launch, Message, Readiness, Scrape, Snapshot, pack_config
+from mlserver.server.control import (
+    Accept,
+    Launch,
+    LogLevel,
+    Message,
+    Readiness,
+    Scrape,
+    Snapshot,
+    pack_config,
+)
 from mlserver.server.process import NOT_STARTED, Worker, hint
 from mlserver.server.respawn import CRASH_LOOP, Respawn
 from mlserver.server.scrapes import packed
@@ -69,6 +78,7 @@ class Fleet:
         self._sockets = sockets
         self._metrics = metrics
         self._log = log
+        self._log_level: str | None = None  # in place of what configurations say
         self._slots = [Slot(number, config) for number in range(len(sockets))]
         self._workers: list[Worker] = []
         self._ids = count()
@@ -92,6 +102,11 @@ class Fleet:
         for slot in self._slots:
             self._spawn(self._keep(slot), self._keepers)
         self._spawn(self._listen_for_silence(), self._keepers)
+
+    def set_log_level(self, level: str | None) -> None:
+        """Has all workers log from a level, later ones too; None: from that of their configuration."""
+        self._log_level = level
+        self._share()
 
     async def replace(self, config: Config, *, before: Config, superseded: asyncio.Event) -> None:
         """Gives every slot a worker with a new configuration, one after the other and without a gap.
@@ -186,6 +201,7 @@ class Fleet:
         return wait_s
 
     async def _launch(self, slot: Slot, config: Config) -> Worker:
+        log_level = config.observability.log_level
         launch = Launch(
             config=pack_config(config),
             slot=slot.number,
@@ -193,8 +209,9 @@ class Fleet:
             pages=self._metrics.descriptors,
             page=self._free_page(slot),
             log=self._log,
+            log_level=self._log_level or log_level,
         )
-        worker = await Worker.start(launch, id_=next(self._ids))
+        worker = await Worker.start(launch, log_level=log_level, id_=next(self._ids))
         self._workers.append(worker)
         self._spawn(self._follow(worker), self._followers)
         return worker
@@ -237,6 +254,7 @@ class Fleet:
         for id_, worker in up.items():
             worker.tell(Accept(sorted(shares[id_])))
             worker.tell(readiness)
+            worker.tell(LogLevel(self._log_level or worker.log_level))
         ready = [worker for worker in self._workers if worker.ready and not worker.leaving]
         self._metrics.note_workers(ready=0 if self.draining else len(ready), pids=self._processes())
 

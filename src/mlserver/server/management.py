@@ -1,4 +1,4 @@
-"""The management listener: probes, metrics and reload, from a process that runs no model."""
+"""The management listener: probes, metrics, reload and log level, from a process that runs no model."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from mlserver.errors import (
 from mlserver.exposition.http import asked_for, scraped
 from mlserver.server.access import NOTHING_HERE, admit, admit_write
 from mlserver.server.reload import ConfigRefused
+from mlserver.server.verbosity import EXPECTED, UnknownLevel, known_level
 from mlserver.serving.call import Response
 from mlserver.serving.ids import accept_id
 from mlserver.serving.routes import send_response
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from mlserver.exposition import Rendered
     from mlserver.server.reload import Reload
+    from mlserver.server.verbosity import Verbosity
     from mlserver.serving.health import Answer, Health
     from mlserver.serving.routes import Receive, Scope, Send
 
@@ -61,9 +63,15 @@ class Management:
     """
 
     def __init__(
-        self, *, reload: Reload, health: Callable[[], Health], render: Callable[[str, str], Rendered]
+        self,
+        *,
+        reload: Reload,
+        verbosity: Verbosity,
+        health: Callable[[], Health],
+        render: Callable[[str, str], Rendered],
     ) -> None:
         self._reload = reload
+        self._verbosity = verbosity
         self._health = health
         self._render = render
         self._probes: dict[str, Callable[[Health], Answer]] = {
@@ -111,13 +119,27 @@ class Management:
             return scraped(self._render(*asked_for(request.headers)))
         if request.path == "/reload":
             return await self._do_reload(request)
+        if request.path == "/log-level":
+            return await self._log_level(request)
         raise NotFound(NOTHING_HERE)
 
     async def _do_reload(self, request: Request) -> Response:
         _expect(request, ("POST",))
         admit_write(request.headers)
-        _expect_object(await request.body())
+        _object(await request.body(), expected="{}")
         return Response(200, _compact(await self._reload.result(self._reload.begin())))
+
+    async def _log_level(self, request: Request) -> Response:
+        _expect(request, (*READS, "POST"))
+        if request.method != "POST":
+            return Response(200, _compact({"level": self._verbosity.level}))
+        admit_write(request.headers)
+        wish = _object(await request.body(), expected='{"level": "…"}')
+        if set(wish) != {"level"}:
+            raise UnknownLevel(f'Expected {{"level": "…"}} and nothing else, with {EXPECTED}.')
+        level, before = known_level(wish["level"]), self._verbosity.level
+        self._verbosity.change(level)
+        return Response(200, _compact({"level": level, "was": before}))
 
 
 def problem(error: RequestError, request_id: str) -> Response:
@@ -141,13 +163,14 @@ def _expect(request: Request, methods: tuple[str, ...]) -> None:
         raise MethodNotAllowed(f"{request.path} takes {allow}, not {request.method[:32]}.", allow=allow)
 
 
-def _expect_object(body: bytes) -> None:
+def _object(body: bytes, *, expected: str) -> dict[str, Any]:
     try:
         document = json.loads(body or b"{}")
     except (ValueError, RecursionError):
-        raise MalformedRequest("The body is no JSON; expected {}.") from None
+        raise MalformedRequest(f"The body is no JSON; expected {expected}.") from None
     if not isinstance(document, dict):
-        raise MalformedRequest("The body is no JSON object; expected {}.")
+        raise MalformedRequest(f"The body is no JSON object; expected {expected}.")
+    return document
 
 
 async def _read(receive: Receive) -> bytes:
@@ -166,7 +189,7 @@ async def _read_all(receive: Receive) -> bytes:
             raise ClientGone("The client closed the connection within the body.")
         body += message.get("body", b"")
         if len(body) > MAX_BODY_BYTES:
-            raise BodyTooLarge(f"The body has more than {MAX_BODY_BYTES} bytes; expected {{}}.")
+            raise BodyTooLarge(f"The body has more than {MAX_BODY_BYTES} bytes.")
         if not message.get("more_body", False):
             return bytes(body)
 

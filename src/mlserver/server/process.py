@@ -20,6 +20,7 @@ from mlserver.server.control import (
     Drained,
     Launch,
     Loaded,
+    LogLevel,
     Message,
     NotLoaded,
     Readiness,
@@ -50,6 +51,8 @@ class Worker:
 
     id: int
     launch: Launch
+    log_level: str
+    """What its configuration says."""
     process: Process
     control: socket.socket
     born: float = field(default_factory=time.monotonic)
@@ -77,10 +80,15 @@ class Worker:
     _told: dict[type[Message], Message] = field(default_factory=dict)
 
     @classmethod
-    async def start(cls, launch: Launch, *, id_: int) -> Self:
+    async def start(cls, launch: Launch, *, log_level: str, id_: int) -> Self:
         """Starts a fresh interpreter that inherits only what the launch names.
 
         Its standard output is the standard error: log lines go their own way, where no print can tear them.
+
+        Args:
+            launch: what it is to be.
+            log_level: what its configuration says.
+            id_: higher than that of any worker before it.
 
         Raises:
             OSError: the system does not give another process.
@@ -98,7 +106,7 @@ class Worker:
                 stdout=STDERR,
                 pass_fds=(theirs.fileno(), *launch.sockets, *launch.pages, launch.log),
             )
-        return cls(id_, launch, process, ours)
+        return cls(id_, launch, log_level, process, ours)
 
     def __str__(self) -> str:
         return f"Worker {self.launch.slot} (pid {self.process.pid})"
@@ -153,7 +161,7 @@ class Worker:
         for event in (self.settled, self.finished, self.gone):
             event.set()
 
-    def tell(self, message: Accept | Readiness | Drain) -> None:
+    def tell(self, message: Accept | Readiness | LogLevel | Drain) -> None:
         """Sends a message unless it is the last of its kind again."""
         if self._channel and self._told.get(type(message)) != message:
             self._told[type(message)] = message
@@ -223,4 +231,4 @@ def hint(ending: str) -> str:
         return "If nobody killed it, the system was out of memory: see `dmesg`, and use fewer workers."
     if "killed by" in ending:
         return "A native library crashed; the stack is on standard error."
-    return "Standard error has what it printed."
+    return "The log or standard error says why."

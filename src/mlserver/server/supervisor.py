@@ -13,21 +13,24 @@ from typing import TYPE_CHECKING
 from setproctitle import setproctitle
 
 from mlserver.config import load_config
-from mlserver.errors import ConfigError, Fault, RequestError
-from mlserver.lines import LineWriter, render_json, render_text, take_over_logging
+from mlserver.config.surroundings import privacy_risk
+from mlserver.errors import RequestError
 from mlserver.server import sockets
 from mlserver.server.fleet import Fleet
 from mlserver.server.limits import Limits
 from mlserver.server.listener import Listener
+from mlserver.server.logs import log_to, open_log
 from mlserver.server.management import Management
 from mlserver.server.metrics import FleetMetrics
 from mlserver.server.reload import Reload
+from mlserver.server.verbosity import Verbosity
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable
 
     from mlserver.config import Config
+    from mlserver.lines import LineWriter
 
 STDOUT = 1
 LAST_ANSWERS_S = 1.0
@@ -85,6 +88,7 @@ class Supervisor:
         self._stop_now = asyncio.Event()
         self._metrics = FleetMetrics(config, slots=len(data))
         self._fleet = Fleet(config, sockets=data, metrics=self._metrics, log=self._log)
+        self._verbosity = Verbosity(config.observability.log_level, tell=self._fleet.set_log_level)
         self._reload = Reload(config, self._fleet, load=self._load, adopt=self._adopt)
         self._adopt(config)
 
@@ -113,37 +117,25 @@ class Supervisor:
         if self._config.path is None:
             return self._config
         config = load_config(self._config.path, overrides=self._overrides)
-        self._open_log(config).close()  # a worker that could not write there would die without a word
+        open_log(config, self._log).close()  # a worker that could not write there would die without a word
         return config
 
-    def _open_log(self, config: Config) -> LineWriter:
-        """Where log lines go.
-
-        Raises:
-            ConfigError: the log file cannot be written.
-        """
-        path = config.observability.log_file
-        try:
-            return LineWriter.to_file(path) if path else LineWriter(os.dup(self._log))
-        except OSError as error:
-            reason = f"{path}: {error.strerror}; expected a file that this user may append to"
-            raise ConfigError([Fault("observability.log_file", reason)]) from error
-
     def _adopt(self, config: Config) -> None:
-        """Logs and shows metrics as a configuration says; a log file that was moved away is made anew.
+        """Logs and shows metrics as a configuration says.
 
         Raises:
             ConfigError: the log file cannot be written.
         """
-        settings = config.observability
-        writer = self._open_log(config)
+        writer = open_log(config, self._log)
         writer.on_drop = partial(self._metrics.note_dropped, "logs")
-        render = render_json if settings.structured_logging else render_text
-        take_over_logging(writer, render, level=logging.getLevelNamesMapping()[settings.log_level])
+        log_to(writer, config)
         if self._writer is not None:
             self._writer.close()
         self._writer = writer
+        self._verbosity.adopt(config.observability.log_level)
         self._metrics.adopt(config)
+        if risk := privacy_risk(config):
+            _logger.warning(risk)
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -170,6 +162,7 @@ class Supervisor:
             return None
         app = Management(
             reload=self._reload,
+            verbosity=self._verbosity,
             health=lambda: self._fleet.health,
             render=self._metrics.render,
         )
@@ -185,6 +178,8 @@ class Supervisor:
             lines.append(f"metrics      {data}{metrics}")
         if self._management is not None:
             lines.append(f"management   {sockets.url(self._management)}")
+        if risk := privacy_risk(self._config):
+            lines.append(f"mlserver: warning: {risk}")
         sys.stderr.write("".join(f"{line}\n" for line in lines))
         sys.stderr.flush()
 

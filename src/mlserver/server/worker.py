@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import logging
 import os
 import socket
 import sys
@@ -28,6 +29,7 @@ from mlserver.server.control import (
     Drained,
     Launch,
     Loaded,
+    LogLevel,
     NotLoaded,
     Readiness,
     Scraped,
@@ -37,15 +39,19 @@ from mlserver.server.control import (
 from mlserver.server.lifeline import die_with, leave_signals
 from mlserver.server.limits import Limits
 from mlserver.server.listener import Listener
+from mlserver.server.logs import log_to, open_log
 from mlserver.server.scrapes import Scrapes
 
 if TYPE_CHECKING:
     from mlserver.app import App
 
 BEAT_S = 1.0
-CLOSE_S = 4.0
-"""How long the predictor may take to close; less than the supervisor's `EXIT_S`."""
+CLOSE_S = 3.5
+"""How long the predictor may take to close."""
 HASTE_S = 0.2
+"""The same where a run was cut off, or the model is still being loaded: that is not waited for."""
+END_S = 4.5
+"""How long it all may take, the sending of the last spans included; less than the supervisor's `EXIT_S`."""
 
 
 class Worker:
@@ -74,12 +80,14 @@ class Worker:
         """Makes what the launch describes.
 
         Raises:
-            MLServerError: it is not possible; the traceback is on standard error.
+            MLServerError: it is not possible; the log has the traceback.
         """
         for descriptor in (*launch.sockets, *launch.pages, launch.log):
             os.set_inheritable(descriptor, False)  # noqa: FBT003  # what a predictor starts gets none of them
         setproctitle(f"ml_server: worker {launch.slot}")
         config = unpack_config(launch.config)
+        before = open_log(config, launch.log)
+        log_to(before, config, worker=launch.slot)  # until the application does
         pages = [Page.shared(descriptor) for descriptor in launch.pages]
         app = create_app(
             config,
@@ -88,6 +96,8 @@ class Worker:
             worker=launch.slot,
             log_fd=launch.log,
         )
+        before.close()
+        app.set_log_level(logging.getLevelNamesMapping()[launch.log_level])
         sockets = [socket.socket(fileno=descriptor) for descriptor in launch.sockets]
         scrapes = None
         if app.metrics is not None:
@@ -137,6 +147,8 @@ class Worker:
                     await self._accept(slots)
                 case Readiness(ready, draining):
                     self._take_in(ready=ready, draining=draining)
+                case LogLevel(level):
+                    self._app.set_log_level(logging.getLevelNamesMapping()[level])
                 case Scraped() if self._scrapes is not None:
                     self._scrapes.take_in(message)
                 case Drain(timeout_s) if self._draining is None:
@@ -170,10 +182,9 @@ class Worker:
             await self._scrapes.send_last()
         self._channel.send(Drained(complete))
         await self._channel.flush()
-        # A run that was cut off, or a model that is still being loaded, is not waited for.
         patience_s = CLOSE_S if complete and self._app.health.model_loaded else HASTE_S
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._app.close(patience_s), patience_s)
+            await asyncio.wait_for(self._app.close(patience_s), END_S)
 
 
 async def _run(control: socket.socket) -> None:

@@ -6,9 +6,9 @@ All times are seconds of ``time.perf_counter()``; 0.0 means that the call did no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -33,6 +33,18 @@ class Response:
         return Response(self.status, self.body, self.content_type, (*self.headers, (name, value)))
 
 
+@dataclass(slots=True, frozen=True)
+class Trace:
+    """One place in a sampled trace, by the ids of W3C Trace Context in hexadecimal digits."""
+
+    trace_id: str
+    """32 digits."""
+    span_id: str | None = None
+    """16 digits; None where the caller traces and this server does not."""
+    parent_id: str | None = None
+    """16 digits: the caller's span."""
+
+
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Call:
     """One request on its way through the server."""
@@ -44,8 +56,12 @@ class Call:
     received: float
     """When its headers were complete."""
     request_id: str | None = None
-    trace_id: str | None = None
-    """Trace of the caller, if it is sampled: 32 hexadecimal digits."""
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    """As sent; names in lower case, of a repeated one the last."""
+    scope: Mapping[str, Any] = field(default_factory=dict)
+    """What else the server knows of the request, by the names of ASGI's connection scope."""
+    trace: Trace | None = None
+    """Where the request is in its trace; only if that is sampled."""
     operation: str | None = None
     """The predictor's method that was asked for: ``predict`` or ``predict_proba``."""
     quiet: bool = False
@@ -108,6 +124,8 @@ class Batch:
     started: float = 0.0
     ended: float = 0.0
     error: BaseException | None = None
+    trace: Trace | None = None
+    """The span that the predictor's own nest under, if it is sampled; set by an `Enter` hook."""
 
 
 class Observer(Protocol):
@@ -141,3 +159,7 @@ class Levels:
     """Requests that wait for a run; true whenever the loop rests."""
     model_loaded: Level = field(default_factory=lambda: [0.0])
     """1 when the model is loaded."""
+
+
+Tracer = Callable[[Mapping[bytes, bytes]], Trace | None]
+"""Decides, by a request's headers, whether it is traced, and gives it its place."""

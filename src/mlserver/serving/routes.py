@@ -21,11 +21,12 @@ from mlserver.errors import (
 )
 from mlserver.paths import UNMATCHED
 from mlserver.serving.call import Call, Response
-from mlserver.serving.ids import accept_id, sampled_trace
+from mlserver.serving.ids import accept_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 
+    from mlserver.serving.call import Tracer
     from mlserver.serving.pipeline import Pipeline
 
     Scope = MutableMapping[str, Any]
@@ -69,7 +70,8 @@ class Routes:
         routes: all paths.
         max_body: bytes of a request's body.
         timeout: seconds from a request's headers to the end of its body.
-        ids: whether ``X-Request-ID`` and ``traceparent`` are read; without, calls have no ids.
+        ids: whether ``X-Request-ID`` is read; without, calls have no ids.
+        trace: decides which requests are traced.
         loading: a prediction waits for it, so that it does not come before the model.
     """
 
@@ -81,6 +83,7 @@ class Routes:
         max_body: int,
         timeout: float,
         ids: bool,
+        trace: Tracer,
         loading: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._pipeline = pipeline
@@ -88,6 +91,7 @@ class Routes:
         self._max_body = max_body
         self._timeout = timeout
         self._ids = ids
+        self._trace = trace
         self._loading = loading
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,8 +107,11 @@ class Routes:
             request_id=accept_id(request.headers.get(b"x-request-id")) if self._ids else None,
             operation=route.operation if route else None,
             quiet=route is not None and route.quiet,
-            trace_id=sampled_trace(request.headers.get(b"traceparent")) if self._ids else None,
+            headers=request.headers,
+            scope=scope,
         )
+        if not call.quiet:
+            call.trace = self._trace(request.headers)
         replied: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         call.reply = partial(_settle, replied)
         self._pipeline.begin(call)
@@ -128,6 +135,7 @@ class Routes:
         """Answers what never became a request, such as malformed headers, as a call like any other."""
         call = Call(method=method, endpoint=UNMATCHED, received=received, reply=reply)
         call.request_id = accept_id(None) if self._ids else None
+        call.trace = self._trace(call.headers)
         self._pipeline.begin(call)
         self._pipeline.fail(call, error)
 

@@ -1,7 +1,4 @@
-"""The catalogue: every signal the server gives, declared once, as data.
-
-Metrics, the docs page about them, and later dashboards and alerts come from the declarations here.
-"""
+"""Every metric that the server gives."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ OVERFLOW = "__overflow__"
 REJECTIONS = ("queue_full", "overloaded", "not_ready")
 """Codes of errors that turn away requests which were in order."""
 
-DROPPABLE = ("logs", "metrics", "user_metrics")
+DROPPABLE = ("logs", "metrics", "traces", "user_metrics")
 """Signals whose losses are counted."""
 
 SUFFIXES: Mapping[str, frozenset[str]] = {

@@ -1,14 +1,11 @@
-"""The composition root: one configuration becomes one ASGI application.
-
-`create_app` shows the whole of it; nothing else knows all the parts.
-"""
+"""One worker's server as an ASGI application."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import platform
+import time
 from functools import partial
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any
@@ -16,101 +13,27 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mlserver import paths
-from mlserver.config import Config, load_config
 from mlserver.errors import MLServerError
-from mlserver.exposition.alone import OwnMetrics
 from mlserver.exposition.http import asked_for, scraped
-from mlserver.lines import LineWriter, render_json, render_text
-from mlserver.observers import logs
-from mlserver.observers.metrics import Metrics
-from mlserver.pages import Page
 from mlserver.serving import openapi
-from mlserver.serving.call import Enter, Levels, Observer, Response
+from mlserver.serving.call import Response
 from mlserver.serving.codec import Decoder, Encoder
-from mlserver.serving.guard import Guard
-from mlserver.serving.health import Health
 from mlserver.serving.model import Model
-from mlserver.serving.pipeline import Pipeline
 from mlserver.serving.predictors import load_predictor
 from mlserver.serving.routes import Request, Route, Routes
-from mlserver.serving.runner import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
+    from mlserver.app.observation import Observation
+    from mlserver.config import Config
+    from mlserver.exposition.alone import OwnMetrics
+    from mlserver.serving.health import Health
+    from mlserver.serving.pipeline import Pipeline
     from mlserver.serving.routes import Receive, Scope, Send
+    from mlserver.serving.runner import Runner
 
 RECHECK_S = 5.0
 """Between questions to a predictor whose dependencies are not healthy yet."""
 _logger = logging.getLogger("mlserver.app")
-
-
-def create_app(
-    config: Config | Path | str = "mlserver.yaml",
-    *,
-    pages: Sequence[Page] | None = None,
-    page: Page | None = None,
-    worker: int | None = None,
-    log_fd: int = 1,
-) -> App:
-    """The server as an ASGI application, for any ASGI server, a test client or a mounting app.
-
-    Args:
-        config: settings, or the path of a ``mlserver.yaml``.
-        page: where this process counts; by default in memory of its own.
-        pages: what a scrape sums; by default ``page`` alone.
-        worker: number of this worker, in a process of the server's own. What anything in that process logs
-            becomes log lines, too.
-        log_fd: where log lines go unless ``observability.log_file`` is set.
-
-    Raises:
-        ConfigError: the configuration cannot be used.
-    """
-    if not isinstance(config, Config):
-        config = load_config(config)
-    page = page or Page.private()
-    settings = config.observability
-    writer = LineWriter.to_file(settings.log_file) if settings.log_file else LineWriter(os.dup(log_fd))
-    render = render_json if settings.structured_logging else render_text
-    level = logging.getLevelNamesMapping()[settings.log_level]
-    names = {"model": config.model.name, "version": config.model.version}
-    observers: list[Observer] = []
-    enter: list[Enter] = []
-    health, levels = Health(), Levels()
-    dropped: Callable[[str], None] | None = None
-    metrics: OwnMetrics | None = None
-
-    if settings.metrics:
-        counts = Metrics(page, config)
-        levels, dropped = counts.levels, counts.dropped
-        observers.append(Guard(counts, name="metrics", on_fault=dropped))
-        writer.on_drop = partial(counts.dropped, "logs")
-        on_drop = partial(counts.dropped, "user_metrics")
-        metrics = OwnMetrics(
-            config, pages or [page], worker=worker or 0, ready=lambda: health.ready, on_drop=on_drop
-        )
-
-    log = logs.RequestLog(writer, render, worker=worker, level=level, payloads=settings.log_payloads, **names)
-    observers.append(Guard(log, name="logs", on_fault=dropped))
-    if settings.correlation_ids:
-        enter.append(Guard(logs.bind_ids, name="logs", on_fault=dropped))
-    if worker is not None:
-        logs.configure(writer, render, level=level, worker=worker)
-    if settings.log_payloads:
-        _logger.warning("observability.log_payloads is on: bodies of requests and responses are in the log")
-
-    runner = Runner(enter=enter)
-    pipeline = Pipeline(
-        runner=runner,
-        health=health,
-        levels=levels,
-        observers=observers,
-        timeout=config.server.request_timeout_s,
-        max_buffered=config.server.max_buffered_bytes,
-        echo_ids=settings.correlation_ids,
-    )
-    return App(config, health, runner, pipeline, levels=levels, writer=writer, metrics=metrics)
 
 
 class App:
@@ -126,18 +49,16 @@ class App:
         health: Health,
         runner: Runner,
         pipeline: Pipeline,
-        *,
-        levels: Levels,
-        writer: LineWriter,
-        metrics: OwnMetrics | None,
+        observation: Observation,
     ) -> None:
         self.config = config
         self.health = health
-        self.metrics = metrics
+        self.metrics = observation.metrics
+        self.set_log_level = observation.set_log_level
         self._runner = runner
         self._pipeline = pipeline
-        self._levels = levels
-        self._writer = writer
+        self._observation = observation
+        self._levels = observation.levels
         self._starting: asyncio.Task[None] | None = None
         self._patient: asyncio.Task[None] | None = None  # a start that predictions wait for
         self._checking: asyncio.Task[None] | None = None
@@ -149,6 +70,7 @@ class App:
             max_body=config.server.max_body_bytes,
             timeout=config.server.request_timeout_s,
             ids=config.observability.correlation_ids,
+            trace=observation.trace,
             loading=self._loading,
         )
         self.reject = self._routes.reject
@@ -178,7 +100,7 @@ class App:
         """Ends open calls with an error, then the predictor and its threads; may be called twice.
 
         Args:
-            timeout: seconds given to a load or a run that goes on.
+            timeout: seconds given to a load or a run that goes on; the last spans are sent meanwhile.
         """
         if self._closed:
             return
@@ -187,14 +109,19 @@ class App:
         self._levels.model_loaded[0] = 0.0
         self._pipeline.cut_off()
         await asyncio.sleep(0)  # the turn in which the observers see what was cut off
-        for task in (self._starting, self._checking):
-            if task is not None:
-                await asyncio.wait({task}, timeout=timeout)
-        if not await self._runner.close(timeout):
-            _logger.warning("The predictor still runs after %g s and is left behind", timeout)
-        if self.metrics is not None:
-            self.metrics.close()
-        self._writer.close()
+        try:
+            ended, _ = await asyncio.gather(self._end(timeout), self._observation.flush())
+            if not ended:
+                _logger.warning("The predictor still runs after %g s and is left behind", timeout)
+        finally:
+            self._observation.close()
+
+    async def _end(self, timeout: float) -> bool:
+        """Ends the predictor; whether it ended in time."""
+        deadline = time.monotonic() + timeout
+        if waiting := {task for task in (self._starting, self._checking) if task is not None}:
+            await asyncio.wait(waiting, timeout=timeout)
+        return await self._runner.close(max(0.0, deadline - time.monotonic()))
 
     async def _loading(self) -> None:
         """Returns when the model is loaded or has failed, if it was a request that started it."""
@@ -202,11 +129,11 @@ class App:
             await asyncio.wait({self._patient}, timeout=self.config.server.request_timeout_s)
 
     async def _load(self) -> None:
-        if self.metrics is not None:
-            self.metrics.start()
+        self._observation.start()
         try:
             predictor = await self._runner.load(partial(load_predictor, self.config))
             self._model = Model.of(predictor, self.config)
+            self._observation.learn(self._model)
             await self._runner.prepare(self._model.concurrency)
         except Exception as error:
             self.health.failure = _public_reason(error)

@@ -1,0 +1,151 @@
+"""What must not be shown, and every text without it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from mlserver.redaction.body import Names, leaves, scan
+from mlserver.redaction.covering import Cover, covered, covered_beginning, covers
+from mlserver.redaction.values import TooManyValues, Values, has_escapes, without_escapes
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+    from mlserver.redaction.body import Span
+
+__all__ = ["Hidden", "Hide", "Redaction"]
+
+Hide = Callable[[str], str]
+"""A text without what must not be shown."""
+WINDOW = 2**16
+"""Characters of a text that are looked at: of a longer one only the beginning and the end are left."""
+_BEYOND = 2**12
+"""Characters beyond such a border that are looked at, since a pattern's match may go over it."""
+
+
+class Redaction:
+    """What the settings say must not be shown.
+
+    Args:
+        names: of fields and features whose values are hidden.
+        patterns: regular expressions, whose matches are hidden.
+    """
+
+    features: Sequence[str] | None = None
+    """What the columns of rows without names are called.
+
+    As long as it is None nobody knows, and where there are names to hide, all such rows are hidden. If it is
+    empty they have no names and stay as they are."""
+
+    def __init__(self, names: Collection[str] = (), patterns: Iterable[str] = ()) -> None:
+        self.names = Names(names)
+        self.patterns = tuple(map(re.compile, patterns))
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.patterns)
+
+    def text(self, text: str) -> str:
+        """A text without what the patterns match."""
+        return self.hide(())(text)
+
+    def hide(self, bodies: Iterable[bytes]) -> Hidden:
+        """Hides, in any text, what the patterns match and the hidden values of these requests."""
+        return Hidden(self, list(bodies))
+
+    def body(
+        self, data: bytes, *, limit: int | None = None, hidden: Hidden | None = None, short: bool = False
+    ) -> str:
+        """The body of a request or response, for a log.
+
+        One that is no JSON is not shown at all where there are names to hide.
+
+        Args:
+            data: the body, whatever it holds.
+            limit: bytes of it, in UTF-8. A mark says how many more there are.
+            hidden: hides further values.
+            short: also those of few characters, which other things may happen to be.
+        """
+        limit = len(data) * 3 if limit is None else limit  # a byte that is no text takes three
+        spans: list[Span] = []
+        end = limit
+        if self.names and data:
+            found = scan(data, self.names, self.features, shown=limit)
+            if found is None:
+                return f"[REDACTED: {len(data)} bytes that are no JSON]"
+            spans, end = found
+        if hidden is not None and hidden.values is None:
+            return f"[REDACTED: {len(data)} bytes]"
+        text = data[: (end + _BEYOND) * 4].decode("utf-8", "replace")[: end + _BEYOND]
+        found_covers = [*covers(spans, '"[REDACTED]"'), *covers(self.matches(text))]
+        if hidden is not None and hidden.values is not None:
+            found_covers += covers(hidden.values.spans(text, short=short))
+        shown, place = covered_beginning(text, found_covers, end=min(end, len(text)), limit=limit)
+        left = len(data) - len(text[:place].encode())
+        return f"{shown}…({left} bytes more)" if place < len(text) and left > 0 else shown
+
+    def matches(self, text: str) -> Iterator[Span]:
+        """Where a pattern matches a text, as it is written or as it is meant."""
+        if not self.patterns:
+            return
+        for pattern in self.patterns:
+            yield from (match.span() for match in pattern.finditer(text) if match[0])
+        if has_escapes(text):
+            meant, places = without_escapes(text)
+            for pattern in self.patterns:
+                for match in pattern.finditer(meant):
+                    if match[0]:
+                        yield places[match.start()][0], places[match.end() - 1][1]
+
+
+class Hidden:
+    """Hides, in any text, what a redaction's patterns match and the hidden values of some requests.
+
+    The values are looked for in the bodies only when there is a text: mostly there is none.
+    """
+
+    def __init__(self, redaction: Redaction, bodies: list[bytes]) -> None:
+        self._redaction = redaction
+        self._bodies = bodies
+
+    @cached_property
+    def values(self) -> Values | None:
+        """The hidden values of the requests; None if they are too many to look for."""
+        try:
+            return Values(self._leaves())
+        except TooManyValues:
+            return None
+
+    def _leaves(self) -> Iterator[str]:
+        redaction = self._redaction
+        if not redaction.names:
+            return
+        for body in self._bodies:
+            found = scan(body, redaction.names, redaction.features)
+            if found is None:  # the model never saw it
+                continue
+            text = body.decode()
+            if found.end < len(text):
+                raise TooManyValues
+            for start, end in found.spans:
+                yield from leaves(text[start:end])
+
+    def __call__(self, text: str) -> str:
+        """The text without them; where they are too many to look for, without anything."""
+        if self.values is None:
+            return f"[REDACTED: {len(text)} characters]"
+        if len(text) <= WINDOW:
+            return covered(text, self._covers(text))
+        half = WINDOW // 2
+        beginning, ending = text[: half + _BEYOND], text[-half - _BEYOND :]
+        return (
+            f"{covered(beginning, self._covers(beginning), end=half)}…({len(text) - WINDOW} characters more)…"
+            f"{covered(ending, self._covers(ending), start=_BEYOND)}"
+        )
+
+    def _covers(self, text: str) -> Iterator[Cover]:
+        yield from covers(self._redaction.matches(text))
+        if self.values is not None:
+            yield from covers(self.values.spans(text))
