@@ -191,7 +191,35 @@ calls = st.builds(
 )
 
 
-@given(turn=st.lists(calls, max_size=4), ecs=st.booleans(), level=st.sampled_from([10, 20, 30, 40]))
+answered = st.builds(
+    a_call,
+    body=st.just(b"{}"),
+    trace=st.none() | st.builds(Trace, st.just("f" * 32), st.none() | st.just("a" * 16)),
+    batch=st.none()
+    | st.builds(Batch, st.just([]), st.just("predict"), st.just(1), st.sampled_from(["", "b"])),
+)
+
+
+def changed(call, request_id, endpoint, given, output, finished):
+    call.request_id, call.endpoint, call.input_shape, call.output_shape = request_id, endpoint, given, output
+    call.finished = finished
+    return call
+
+
+answered = st.builds(
+    changed,
+    answered,
+    st.none() | st.text(max_size=128),
+    st.sampled_from(["/predict", "/predict_proba"]),
+    shapes,
+    shapes,
+    st.floats(10.0, 1e6),
+)
+
+
+@given(
+    turn=st.lists(calls | answered, max_size=4), ecs=st.booleans(), level=st.sampled_from([10, 20, 30, 40])
+)
 def test_the_quick_way_makes_the_lines_that_the_form_makes(turn, ecs, level):
     def without_time(lines):
         return [re.sub(rb'"(@?timestamp)":"[^"]*"', b"", line) for line in lines]
@@ -270,9 +298,15 @@ class TestHostile:
         assert [json.loads(line)["http_status"] for line in lines.written[0]] == [500]
 
     def test_a_long_name_of_the_model_does_not_make_lines_too_long_for_a_pipe(self):
-        (line,) = written(a_call(), longest=ATOMIC_BYTES, model="m" * 5000)
-        assert len(line) <= ATOMIC_BYTES
-        assert json.loads(line)["http_status"] == 200
+        for letters in (
+            3700,
+            5000,
+        ):  # the longer one is cut in all lines, the other one in lines with more fields
+            call = a_call(batch=Batch([], "predict", 2, id="b"), trace=Trace("f" * 32, "a" * 16))
+            call.request_id = "i" * 128
+            (line,) = written(call, longest=ATOMIC_BYTES, model="m" * letters)
+            assert len(line) <= ATOMIC_BYTES
+            assert json.loads(line)["http_status"] == 200
 
 
 class TestPayloads:

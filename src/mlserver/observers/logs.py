@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any
 
@@ -115,18 +116,9 @@ class RequestLog:
     # orjson takes it as it is: as the value of the first of the fields that it is made of.
 
     def _quick_lines(self, *, ecs: bool) -> Quick:
-        (
-            timestamp,
-            request_id,
-            model,
-            duration,
-            input_shape,
-            output_shape,
-            status,
-            trace_id,
-            span_id,
-            batch_id,
-        ) = (field.ecs if ecs else field.name for field in REQUEST_FIELDS if field.name in _OWN)
+        own = (field.ecs if ecs else field.name for field in REQUEST_FIELDS if field.name in _OWN)
+        timestamp, request_id, model, duration, input_shape, output_shape, status, *others = own
+        trace_id, span_id, batch_id = others
         dumps, fragment, newline = orjson.dumps, orjson.Fragment, orjson.OPT_APPEND_NEWLINE
         longest = self._writer.longest
         tails: dict[str, orjson.Fragment] = {}
@@ -149,15 +141,9 @@ class RequestLog:
 
         def line(call: Call, begin: orjson.Fragment) -> bytes | None:
             request, given, output = call.request_id, call.input_shape, call.output_shape
-            if (
-                output is None
-                or given is None
-                or call.error is not None
-                or call.quiet
-                or call.method != "POST"
-            ):
+            if output is None or given is None or call.error is not None or call.method != "POST":
                 return None
-            if call.operation is None or (ecs and request is None):
+            if call.quiet or call.operation is None or (ecs and request is None):
                 return None
             if call.response.status != 200:  # type: ignore[union-attr]  # it is finished
                 return None
@@ -241,11 +227,10 @@ class RequestLog:
     def _bodies(self, call: Call, hidden: Hidden | None, room: int) -> Record:
         """The bodies, which share the room that is left in the line."""
         response = call.response.body if call.response is not None else b""
+        answer_in = partial(self._body, response, hidden, short=call.error is not None)
         room -= len(b',"request_body":,"response_body":') + 32  # where their names are longer
-        answer = self._body(response, hidden, room // 2, short=call.error is not None)
-        asked = self._body(call.body, hidden, room - _size(answer))
-        if _size(answer) + _size(asked) < room - _LEAST_BODY:
-            answer = self._body(response, hidden, room - _size(asked), short=call.error is not None)
+        asked = self._body(call.body, hidden, room - _size(answer_in(room // 2)))
+        answer = answer_in(room - _size(asked))
         return {"request_body": asked, "response_body": answer}
 
     def _body(self, data: bytes, hidden: Hidden | None, room: int, *, short: bool = False) -> str:

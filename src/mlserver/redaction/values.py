@@ -142,7 +142,7 @@ class _Heads:
                     end = at + self._goes_on(text[at : at + self._longest])
                 yield at, end
             # Another may begin within this one; where that is long, this is not looked for at every place.
-            at = at + 1 
+            at = at + 1 if end - at < _LONG else end - HEAD + 1
 
     def _goes_on(self, text: str) -> int:
         """How many characters a text has in common with the beginning of one of the words."""
