@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FIRST_REQUEST_S = 1.0
 """For a client that has connected but not yet sent anything when the listener closes."""
+NEXT_REQUEST_S = 0.3
+"""For one that is between two requests then: the next may be on its way."""
 PROBE_S = 0.1
 """Between looks at whether a client that stopped sending is still there."""
 REFUSED_AT_ONCE = 256
@@ -173,10 +175,8 @@ class Connection(HttpToolsProtocol):
         """The listener closes: so does this connection, after the request that it has begun."""
         if self._phase is not Phase.OPEN or self._exchange or self._input:
             return
-        if self._fresh:
-            self._deadline.set(min(FIRST_REQUEST_S, self._limits.header_timeout_s), self._end)
-        else:
-            self._end()
+        patience_s = FIRST_REQUEST_S if self._fresh else NEXT_REQUEST_S
+        self._deadline.set(min(patience_s, self._limits.header_timeout_s), self._end)
 
     # Between requests.
 
