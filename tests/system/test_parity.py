@@ -27,7 +27,7 @@ PREDICTOR = load.PREDICTOR.replace("import numpy as np\n", "import time\n\nimpor
     '    feature_names = ["a", "b"]\n    batchable = True\n',
 )
 PREDICTOR = PREDICTOR.replace("X[0][0] == -3", "(X[:, 0] == -3).any()").replace(
-    "        return X.sum(axis=1)", "        time.sleep(0.002)\n        return X.sum(axis=1)"
+    "        return X.sum(axis=1)", "        time.sleep(0.01)\n        return X.sum(axis=1)"
 )
 WITHOUT = {*PROBES, "/metrics"}
 """Paths that have neither lines nor traces."""
