@@ -141,10 +141,11 @@ def test_a_listener_to_losses_that_raises_does_no_harm():
 
 
 class Disk:
-    """Stands for ``os.write`` on a disk that has room for so many bytes."""
+    """Stands in front of ``os.write``: a disk that has room for so many bytes."""
 
     def __init__(self):
         self.room, self.held = 0, b""
+        self._write = os.write
 
     def write(self, descriptor, data):
         if descriptor == 2:
@@ -152,6 +153,7 @@ class Disk:
         if not self.room:
             raise OSError(28, "No space left on device")
         part = bytes(data[: self.room])
+        assert self._write(descriptor, part) == len(part)
         self.held += part
         self.room -= len(part)
         return len(part)
@@ -166,8 +168,10 @@ def test_what_a_full_disk_cuts_off_never_swallows_a_line_and_every_lost_line_is_
     tmp_path_factory, rooms, turns, telling
 ):
     disk, dropped, sent = Disk(), [], []
+    path = tmp_path_factory.getbasetemp() / "disk.log"
+    path.unlink(missing_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        writer = LineWriter.to_file(tmp_path_factory.getbasetemp() / "disk.log", on_drop=dropped.append)
+        writer = LineWriter.to_file(path, on_drop=dropped.append)
         writer.tell = tell if telling else None
         patch.setattr(os, "write", disk.write)
         for number, sizes in enumerate(turns):
@@ -181,10 +185,28 @@ def test_what_a_full_disk_cuts_off_never_swallows_a_line_and_every_lost_line_is_
         writer.close()
     held = disk.held.split(b"\n")
     assert b"<again>" in held
+    assert b"" not in held[:-1]
     assert len([line for line in held if line + b"\n" in sent]) + before == len(sent)
     assert sum(dropped) == before
     told = [int(line.split()[0]) for line in held if line.endswith(b"were lost")]
     assert sum(told) == (before if telling else 0)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_several_that_met_a_full_disk_whoever_comes_first_mends_what_was_cut_off(
+    tmp_path, monkeypatch, first
+):
+    disk = Disk()
+    writers = [LineWriter.to_file(tmp_path / "server.log") for _ in range(2)]
+    monkeypatch.setattr(os, "write", disk.write)
+    disk.room = 3
+    for writer in writers:
+        writer.write([b"<lost>\n"])
+    disk.room = 1000
+    for number in (first, 1 - first):
+        writers[number].write([b"<%d>\n" % number])
+        writers[number].close()
+    assert disk.held == b"<lo\n<%d>\n<%d>\n" % (first, 1 - first)
 
 
 def test_after_a_full_disk_one_line_says_how_many_were_lost(tmp_path, monkeypatch):

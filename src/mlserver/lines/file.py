@@ -47,7 +47,7 @@ class File:
         self._path = path
         self._clock = clock or time.monotonic
         self._look_at = self._clock() + LOOK_EVERY_S
-        self._torn = False
+        self._torn = self._failed = False
         self._reason = ""
         self._writing = False
         self._later: list[bytes] = []
@@ -73,6 +73,8 @@ class File:
         if self._path is not None and self._clock() >= self._look_at:
             self._look_at = self._clock() + LOOK_EVERY_S
             self._follow(self._path)
+        if self._failed:  # so it was for others, one of whom may have left a part of a line, or mended it
+            self._torn = self._ends_torn()
         if self._losses.untold and (notice := self._losses.notice()):
             if self._append([notice]):
                 self._losses.add(len(lines), self._reason)
@@ -104,7 +106,8 @@ class File:
         whole = written - self._torn
         if written:
             self._torn = data[written - 1 : written] != b"\n"
-        if written == len(data):
+        self._failed = written < len(data)
+        if not self._failed:
             return 0
         lost = 0
         for line in lines:
@@ -112,6 +115,22 @@ class File:
             # One that lacks only its end is not lost: the next line brings it.
             lost += whole < (-1 if self._torn else 0)
         return lost
+
+    def _ends_torn(self) -> bool:
+        """Whether a line, of any process, was cut off at the end of the file; as far as it can be read."""
+        try:
+            reader = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return self._torn
+        try:
+            found = os.fstat(reader)
+            if not stat.S_ISREG(found.st_mode):
+                return self._torn
+            return found.st_size > 0 and os.pread(reader, 1, found.st_size - 1) != b"\n"
+        except OSError:
+            return self._torn
+        finally:
+            os.close(reader)
 
     def _follow(self, path: Path) -> None:
         """Goes on in another file if the path no longer names this one."""
@@ -127,4 +146,4 @@ class File:
             os.close(descriptor)
             return
         os.close(self._descriptor)
-        self._descriptor, self._torn = descriptor, False
+        self._descriptor, self._torn, self._failed = descriptor, False, False
