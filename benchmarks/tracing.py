@@ -129,7 +129,7 @@ def sampled_us(port: int, calls: int) -> tuple[float, int]:
                 for call in turn:
                     call.trace = traces.decide(call.headers)
                 batch = answered(traces, turn)
-                traces(turn, [batch])
+                traces.observe(turn, [batch])
             spent += time.process_time() - at_start
             at_start = time.process_time()
             time.sleep(PACE_S)
@@ -149,7 +149,7 @@ def memory_mib() -> tuple[float, int, int]:
         before, most = resident(), 0
         for number in range(OFFERED // 5):
             call = begun(traces, number, HEADERS)
-            traces([call], [answered(traces, [call])])
+            traces.observe([call], [answered(traces, [call])])
             if number % 1000 == 0:
                 most = max(most, resident())
         lost = sum(dropped)

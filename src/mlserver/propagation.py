@@ -29,6 +29,8 @@ TRACEPARENT, TRACESTATE, BAGGAGE = "traceparent", "tracestate", "baggage"
 TRACE_CONTEXT = (TRACEPARENT, TRACESTATE, BAGGAGE)
 MAX_BYTES = {TRACEPARENT: 256, TRACESTATE: 512, BAGGAGE: 8192}
 """Of what is passed on; the last two are what W3C asks for at least."""
+MAX_MEMBERS = {TRACESTATE: 32, BAGGAGE: 64}
+MAX_MEMBER_BYTES = 4096
 
 outgoing: ContextVar[Mapping[str, str]] = ContextVar("outgoing", default=MappingProxyType({}))
 """Headers of requests made in this context; where it has none, requests are as their makers made them."""
@@ -38,6 +40,17 @@ sources: list[Callable[[], Mapping[str, str]]] = []
 says takes the place of the trace context in `outgoing`."""
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
+# Members of both lists, by W3C Trace Context and W3C Baggage; the first group is the key.
+_STATE_CHARS = r"[a-z0-9_\-*/]"
+_STATE_KEY = rf"[a-z]{_STATE_CHARS}{{0,255}}|[a-z0-9]{_STATE_CHARS}{{0,240}}@[a-z]{_STATE_CHARS}{{0,13}}"
+_STATE_VALUE = r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+_NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_VALUE = r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*"
+_OWS = r"[ \t]*"
+_MEMBER = {
+    TRACESTATE: re.compile(f"({_STATE_KEY})={_STATE_VALUE}"),
+    BAGGAGE: re.compile(f"({_NAME}){_OWS}={_OWS}{_VALUE}(?:{_OWS};{_OWS}{_NAME}(?:{_OWS}={_OWS}{_VALUE})?)*"),
+}
 _SAMPLED = 0x01
 _logger = logging.getLogger("mlserver.propagation")
 _pace = Pace()
@@ -73,7 +86,8 @@ def read_traceparent(value: bytes | None) -> Traceparent | None:
 def passed_on(headers: Mapping[bytes, bytes], repeated: Iterable[tuple[bytes, bytes]] = ()) -> dict[str, str]:
     """The trace context of a request as it came, for the requests that it causes.
 
-    What is malformed, too long or not printable ASCII is left out.
+    What is malformed or too long is left out: of lists, the members that are, and those beyond
+    `MAX_MEMBERS`.
 
     Args:
         headers: of the request; names in lower case.
@@ -88,11 +102,26 @@ def passed_on(headers: Mapping[bytes, bytes], repeated: Iterable[tuple[bytes, by
     for name in (TRACESTATE, BAGGAGE) if context else (BAGGAGE,):
         key = name.encode("ascii")
         values = [value for other, value in repeated if other == key] or [headers.get(key, b"")]
-        context[name] = b",".join(values).decode("latin-1")
+        context[name] = _well_formed(name, b",".join(values).decode("latin-1"))
     fit = {name: value for name, value in context.items() if value and _is_fit(name, value)}
     if TRACEPARENT not in fit:
         fit.pop(TRACESTATE, None)
     return fit
+
+
+def _well_formed(name: str, value: str) -> str:
+    """The members of a list that are as they must be; of those with one key in ``tracestate``, the first."""
+    if len(value) > MAX_BYTES[name]:
+        return ""
+    member_form, most = _MEMBER[name], MAX_MEMBERS[name]
+    members: dict[str | int, str] = {}
+    for given in value.split(",", 4 * most)[: 4 * most]:  # that many are looked at
+        member = given.strip(" \t")
+        if len(member) <= MAX_MEMBER_BYTES and (found := member_form.fullmatch(member)):
+            members.setdefault(found[1] if name == TRACESTATE else len(members), member)
+            if len(members) == most:
+                break
+    return ",".join(members.values())
 
 
 def install() -> None:

@@ -100,7 +100,7 @@ class App:
         """Ends open calls with an error, then the predictor and its threads; may be called twice.
 
         Args:
-            timeout: seconds given to a load or a run that goes on; the last spans are sent meanwhile.
+            timeout: seconds given to a load or a run that goes on. The last spans are sent after that.
         """
         if self._closed:
             return
@@ -109,10 +109,11 @@ class App:
         self._levels.model_loaded[0] = 0.0
         self._pipeline.cut_off()
         await asyncio.sleep(0)  # the turn in which the observers see what was cut off
+        since = time.monotonic()
         try:
-            ended, _ = await asyncio.gather(self._end(timeout), self._observation.flush())
-            if not ended:
+            if not await self._end(timeout):
                 _logger.warning("The predictor still runs after %g s and is left behind", timeout)
+            await self._observation.flush(time.monotonic() - since)
         finally:
             self._observation.close()
 

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from mlserver.serving.model import Model
 
 FLUSH_S = 3.0
-"""How long the end of a worker waits for a collector to take the last spans."""
+"""How long the end of a worker waits for a collector to take the last spans, …"""
+LEAST_FLUSH_S = 0.8
+"""… and how long at least, if the predictor has taken its time to end."""
 _logger = logging.getLogger("mlserver.app")
 
 
@@ -62,6 +64,7 @@ class Observation:
         self.levels = Levels()
         self.metrics: OwnMetrics | None = None
         self.trace: Tracer = caller_trace if settings.correlation_ids else _untraced
+        """Whether a request is traced, and its place."""
         self._own_process = worker is not None
         self._dropped: Callable[[str, int], None] = _uncounted
         self._traces: Traces | None = None
@@ -99,11 +102,15 @@ class Observation:
         if self._traces is not None:
             self._traces.start()
 
-    async def flush(self) -> None:
-        """Sends what is still to be sent, for so long at most."""
+    async def flush(self, spent_s: float) -> None:
+        """Sends what is still to be sent; no span can come after it.
+
+        Args:
+            spent_s: what the end has taken so far, in seconds.
+        """
         if self._traces is not None:
             propagation.sources.remove(self._traces.outgoing)
-            await asyncio.to_thread(self._traces.close, FLUSH_S)
+            await asyncio.to_thread(self._traces.close, max(LEAST_FLUSH_S, FLUSH_S - spent_s))
 
     def close(self) -> None:
         """Ends everything; log lines after that are lost."""
@@ -128,13 +135,15 @@ class Observation:
             self._enter(Correlation().enter, "logs")
 
     def _add_traces(self, config: Config, worker: int | None) -> None:
-        from mlserver.observers.traces import Traces  # noqa: PLC0415  # 20 MB where nobody traces
+        from mlserver.observers.traces import Traces, disabled  # noqa: PLC0415  # 20 MB where nobody traces
 
+        if disabled():
+            return
         self._traces = traces = Traces(
             config, worker=worker, on_drop=partial(self._dropped, "traces"), redaction=self._redaction
         )
         traces.install()
-        self.trace = traces.decide
+        self.trace = self._guarded(traces.decide)
         self._enter(traces.enter, "traces")
         propagation.sources.append(traces.outgoing)
 
@@ -186,6 +195,19 @@ class Observation:
     def _enter(self, hook: Enter, name: str) -> None:
         self.enter.append(Guard(hook, name=name, on_fault=self._fault))
 
+    def _guarded(self, decide: Tracer) -> Tracer:
+        """A tracer whose fault leaves a request untraced: as a `Guard`, but cheap, since all ask it."""
+        told = Guard(_raise, name="traces", on_fault=self._fault)
+
+        def trace(headers: Mapping[bytes, bytes]) -> Trace | None:
+            try:
+                return decide(headers)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the request goes on
+                told(error)
+                return None
+
+        return trace
+
     def _fault(self, name: str) -> None:
         self._dropped(name, 1)
 
@@ -196,3 +218,7 @@ def _uncounted(signal: str, count: int) -> None:
 
 def _untraced(headers: Mapping[bytes, bytes]) -> Trace | None:  # noqa: ARG001
     return None
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -24,6 +24,8 @@ class Collected:
 
     def __init__(self):
         self.messages = []
+        self.received = b""
+        """All that came, as it came."""
         self.headers = []
         self.arrived = threading.Event()
         self.status = 200
@@ -31,6 +33,7 @@ class Collected:
         self.answer.set()
 
     def take(self, body, headers):
+        self.received += body
         self.headers.append(headers)
         self.arrived.set()
         self.answer.wait()
@@ -209,7 +212,7 @@ class Work:
             call.error = error
             call.finished = time.perf_counter()
             call.response = Response(status, b"")
-        self.traces(calls, [batch] if batch is not None else [])
+        self.traces.observe(calls, [batch] if batch is not None else [])
 
     def one(self, *, predict=lambda: None, **fields):
         """One call, from its headers to its answer."""

@@ -8,7 +8,8 @@ import pytest
 
 from mlserver.errors import MLServerError
 from mlserver.observers.traces import settings
-from mlserver.observers.traces.settings import limits_of, rate_of, resource_of, target_of
+from mlserver.observers.traces.settings import disabled, limits_of, masked, rate_of, resource_of, target_of
+from mlserver.serving.call import Trace
 
 ALL = "OTEL_EXPORTER_OTLP_ENDPOINT"
 OURS = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
@@ -120,13 +121,71 @@ def test_headers_and_compression_reach_the_collector(traced, work, collector, mo
     assert headers[":path"] == "/v1/traces"
 
 
-def test_the_sdk_turned_off_traces_nothing(traced, work, collector, monkeypatch):
-    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    traces = traced(install=True)
-    sampled = {b"traceparent": b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
-    seen = []
-    call = work(traces).one(headers=sampled, predict=lambda: seen.append(traces.outgoing()))
-    assert (call.trace.trace_id, call.trace.span_id) == ("4bf92f3577b34da6a3ce929d0e0e4736", None)
-    assert seen == [{}]
+def test_the_reason_of_a_loss_is_told_without_them(traced, caplog):
+    traced()._losses.count(1, "no way by http://me:s3cret@proxy.example.com")
+    (record,) = caplog.records
+    assert record.getMessage().endswith("no way by http://proxy.example.com")
+
+
+def test_a_header_that_is_none_is_told_of_and_not_shown(traced, work, collector, monkeypatch, caplog):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Bearer s3cret,x-team=blue")
+    traces = traced()
+    work(traces).one()
     traces.close(5)
-    assert collector.messages == []
+    assert collector.headers[0]["x-team"] == "blue"
+    (record,) = caplog.records
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in record.getMessage()
+    assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize(("value", "expected"), [("true", True), (" TRUE", True), ("", False), ("1", False)])
+def test_the_sdk_may_be_turned_off(value, expected):
+    assert disabled({"OTEL_SDK_DISABLED": value}) is expected
+    assert disabled({}) is False
+
+
+def test_a_place_of_the_caller_only_makes_no_spans(traced, work, collector):
+    traces = traced()
+    working = work(traces)
+    alone, shared = working.call(), working.call()
+    for call in (alone, shared):
+        call.trace = Trace("4bf92f3577b34da6a3ce929d0e0e4736", None, "00f067aa0ba902b7")
+    working.answer(alone, batch=working.run(alone))
+    working.answer(alone, shared, batch=working.run(alone, shared))
+    traces.close(5)
+    assert collector.headers == []
+    assert traces.lost == []
+
+
+@pytest.mark.parametrize("url", [
+    "http://me:secret@a.example.com", "http://a.example.com/?key=secret", "me:secret@a.example.com:4317",
+])  # fmt: skip
+@pytest.mark.parametrize("variable", [ALL, OURS])
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_an_address_with_secrets_is_refused_without_showing_them(configured, url, variable, protocol):
+    with pytest.raises(MLServerError, match=f"{variable} holds a user, a password or a query") as refused:
+        target_of(configured(protocol=protocol), {variable: url})
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["a.example.com:4318", "ftp://a.example.com", "http://", "http://a:b", "http://a b"]
+)
+def test_what_is_no_address_is_refused(configured, url):
+    with pytest.raises(MLServerError, match=f"{ALL} is .*; expected an address such as"):
+        target_of(configured(), {ALL: url})
+
+
+def test_by_grpc_an_address_needs_no_scheme(configured):
+    assert target_of(configured(protocol="grpc"), {ALL: "collector:4317"}).url == "collector:4317"
+
+
+def test_a_reason_is_shown_without_what_may_be_secret():
+    environ = {
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20abc,x=1",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "api-key=s3cr3t",
+    }
+    reason = (
+        "no proxy http://me:pw@proxy:80 for (url='/v1?key=k1', 'Bearer abc', s3cr3t), Bearer%20abc in 1 s"
+    )
+    assert masked(reason, environ) == "no proxy http://proxy:80 for (url='/v1', '…', …), … in 1 s"

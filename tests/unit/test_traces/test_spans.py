@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -14,7 +15,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from mlserver.errors import InternalError, InvalidInput, NotFound, PredictionFailed, PredictionTimeout
 from mlserver.observers.traces.encoding import Encoding, encode
-from mlserver.observers.traces.records import Raised
+from mlserver.observers.traces.records import Raised, Run, size_of
 from mlserver.observers.traces.spans import Finished, readable
 from mlserver.serving.call import Trace
 
@@ -141,7 +142,7 @@ def test_a_run_that_outlived_its_call_still_has_its_span(traces, work, collector
     call = working.call()
     batch = working.run(call)
     working.answer(call, status=504, error=PredictionTimeout("No answer."))
-    traces([], [batch])
+    traces.observe([], [batch])
     traces.close(5)
     assert collector.one("predict").parent_span_id == collector.one("POST /predict").span_id
 
@@ -157,14 +158,15 @@ def test_an_exception_that_has_no_text_is_no_fault(traces, work, collector):
     assert len(collector.one("POST /predict").events) == 1
 
 
-def test_a_call_that_cannot_be_read_costs_the_others_nothing(traces, work, collector):
+def test_a_call_that_cannot_be_read_costs_the_others_nothing(traces, work, collector, caplog):
     working = work(traces)
     good, bad = working.call(), working.call(scope={"client": 5})
-    with pytest.raises(TypeError):
-        working.answer(bad, good)
+    bad.started = bad.predicted = bad.decoded
+    working.answer(bad, good)
     traces.close(5)
     assert [span.span_id.hex() for span in collector.named("POST /predict")] == [good.trace.span_id]
-    assert traces.lost == [1]
+    assert traces.lost == [4]
+    assert "they cannot be made: TypeError" in caplog.text
 
 
 def test_nothing_of_a_request_that_is_not_sampled(traces, work, collector):
@@ -192,11 +194,27 @@ def test_who_was_asked(traces, work, collector, attributes, headers, scope, expe
 
 
 def test_what_a_client_makes_up_is_cut(traces, work, collector, attributes):
-    work(traces).one(headers={b"user-agent": b"x" * 30_000}, scope={"path": "/" + "\u00e9" * 30_000})
+    scope = {"path": "/" + "\u00e9" * 30_000}
+    work(traces).one(headers={b"user-agent": b"x" * 30_000}, scope=scope, method="B" * 30_000)
     traces.close(5)
-    given = attributes(collector.one("POST /predict"))
+    given = attributes(collector.one("HTTP /predict"))
+    assert len(given["http.request.method_original"]) < 200
     assert len(given["user_agent.original"]) < 600
     assert len(given["url.path"].encode()) < 600
+
+
+def test_a_record_counts_as_much_as_it_holds():
+    trace = Trace("1" * 32, "2" * 16)
+    run = Run(trace, "", 1, 1, 0, 0, None, None, None, False, None, ())
+    tracemalloc.start()
+    try:
+        links = [Trace(f"{number:032x}", f"{number:016x}", f"{number:016x}") for number in range(1000)]
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size_of(run._replace(links=links)) - size_of(run) >= taken
+    raised = Raised("ValueError", "x" * 1000, "y" * 2000)
+    assert size_of(run._replace(raised=raised)) - size_of(run) >= 3000
 
 
 def ids(digits):

@@ -119,7 +119,7 @@ def _encode_pair(field: bytes, name: str, value: str | int) -> bytes:
     return _field(field, _text(_KEY, name) + _field(_VALUE, any_value))
 
 
-_known_pair = lru_cache(maxsize=1024, typed=True)(_encode_pair)
+_known_pair = lru_cache(maxsize=1024)(_encode_pair)
 
 
 def _text(field: bytes, text: str) -> bytes:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from opentelemetry import context as contexts
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlserver.lines.texts import cut
 from mlserver.observers.traces.encoding import Encoding, encode, encode_live
-from mlserver.observers.traces.silence import Silence
+from mlserver.observers.traces.silence import SENDING, Silence
 from mlserver.observers.traces.spans import readable
 from mlserver.pace import Pace
 
@@ -35,7 +34,6 @@ GRACE_S = 1.0
 PIECE = 16
 """Records made spans in a row; then other threads may run, above all the event loop."""
 REST_S = 20e-6
-MAX_REASON = 300
 _logger = logging.getLogger("mlserver.traces")
 _pace = Pace()
 
@@ -66,7 +64,7 @@ class Exporter:
         self._resource, self._scope = resource, scope
         self._encoding = Encoding(resource, scope)
         self._passes = passes
-        self._silence = Silence(self._note_trouble)
+        self._silence = Silence(SENDING, self._note_trouble)
         self._transport: Transport | None = None
         self._thread: threading.Thread | None = None
         self._state = threading.Condition()
@@ -121,7 +119,7 @@ class Exporter:
                     self._troubled = False
             if fault is not None:
                 self._note_trouble()
-                self._losses.count(lost, cut(fault, MAX_REASON))
+                self._losses.count(lost, fault)
         with self._state:
             self._ended = True
             self._state.notify_all()
@@ -146,7 +144,9 @@ class Exporter:
             if passes:
                 _pass_on(spans(), passes)
             transport = self._connected()
-            fault = transport.send(message, lambda: [*spans(), *live])
+            self._silence.said = ""
+            with self._silence:
+                fault = transport.send(message, lambda: [*spans(), *live])
         except Exception as error:  # noqa: BLE001  # the next ones may be better
             return f"{type(error).__name__}: {error}"
         return fault if fault is None else fault or self._silence.said or "it does not take them"
@@ -166,7 +166,7 @@ class Exporter:
     def _connected(self) -> Transport:
         if self._transport is None:
             transport = self._connect()
-            self._silence.begin()
+            self._silence.begin()  # now that it has loggers
             with self._state:
                 self._transport = transport
         return self._transport

@@ -15,10 +15,11 @@ from opentelemetry.trace import (
 
 from mlserver.errors import MLServerError
 from mlserver.observers.traces.sampling import RUN, child_of, new_trace
-from mlserver.propagation import TRACE_CONTEXT, passed_on
+from mlserver.observers.traces.silence import Calm
+from mlserver.propagation import BAGGAGE, MAX_BYTES, TRACE_CONTEXT, passed_on
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.propagators.textmap import TextMapPropagator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _RANDOM = 0x02
 """The flag of a trace whose id is random, by W3C Trace Context Level 2."""
 _set_run = RUN.set
+_calm = Calm()  # one, since it stays
 
 
 class Places:
@@ -43,6 +45,7 @@ class Places:
             from opentelemetry import propagate  # noqa: PLC0415  # it reads the variable
         except ValueError as error:
             raise MLServerError(f"OTEL_PROPAGATORS: {error}") from None
+        _calm.begin()
         self._propagator: TextMapPropagator = propagate.get_global_textmap()
         self._fields = sorted(self._propagator.fields)
         self.usual = {"traceparent", "tracestate"} <= set(self._fields) <= set(TRACE_CONTEXT)
@@ -82,13 +85,13 @@ class Places:
         calls = batch.calls
         if len(calls) == 1:
             call = calls[0]
-            if call.trace is not None:
+            if call.trace is not None and call.trace.span_id is not None:
                 self._enter_alone(batch, call, call.trace)
             elif b"baggage" in call.headers or not self.usual:
                 contexts.attach(self._unsampled(call))
             return
         for call in calls:
-            if call.trace is not None:
+            if call.trace is not None and call.trace.span_id is not None:
                 batch.trace = trace = new_trace()
                 _attach(_context_of(trace, _RANDOM), contexts.get_current())
                 break
@@ -100,15 +103,19 @@ class Places:
             return
         context = self._extract(self._carrier(call))
         caller = get_current_span(context).get_span_context()
-        _attach(_context_of(place, caller.trace_flags & _RANDOM, caller.trace_state), context)
+        flags = _RANDOM if trace.parent_id is None else caller.trace_flags & _RANDOM
+        _attach(_context_of(place, flags, caller.trace_state), context)
 
     def outgoing(self) -> Mapping[str, str]:
         """Headers that carry the current place on: of the current span, or of a run that is not sampled."""
         carrier: dict[str, str] = {}
-        if get_current_span().get_span_context().is_valid:
-            self._propagator.inject(carrier)
-        elif (run := RUN.get()) is not None:
-            self._propagator.inject(carrier, self._unsampled(run.calls[0] if len(run.calls) == 1 else None))
+        context = None
+        if not get_current_span().get_span_context().is_valid:
+            if (run := RUN.get()) is None:
+                return carrier
+            context = self._unsampled(run.calls[0] if len(run.calls) == 1 else None)
+        with _calm:
+            self._propagator.inject(carrier, context)
         return carrier
 
     def _unsampled(self, call: Call | None) -> Context:
@@ -123,18 +130,24 @@ class Places:
         return set_span_in_context(NonRecordingSpan(place), context)
 
     def _extract(self, carrier: dict[str, str]) -> Context:
-        return (
-            self._propagator.extract(carrier, contexts.get_current()) if carrier else contexts.get_current()
-        )
+        if not carrier:
+            return contexts.get_current()
+        with _calm:
+            return self._propagator.extract(carrier, contexts.get_current())
 
     def _carrier(self, call: Call) -> dict[str, str]:
-        if self.usual:
-            return passed_on(call.headers, call.scope.get("headers", ()))
-        return self._any(call.headers)
+        repeated = call.scope.get("headers", ())
+        return passed_on(call.headers, repeated) if self.usual else self._any(call.headers, repeated)
 
-    def _any(self, headers: Mapping[bytes, bytes]) -> dict[str, str]:
-        named = ((name, headers.get(name.lower().encode("ascii"))) for name in self._fields)
-        return {name: value.decode("latin-1") for name, value in named if value is not None}
+    def _any(
+        self, headers: Mapping[bytes, bytes], repeated: Iterable[tuple[bytes, bytes]] = ()
+    ) -> dict[str, str]:
+        carrier = passed_on(headers, repeated)
+        for name in self._fields:
+            value = headers.get(name.lower().encode("ascii"), b"").decode("latin-1")
+            if name not in TRACE_CONTEXT and value.isascii() and 0 < len(value) <= MAX_BYTES[BAGGAGE]:
+                carrier[name] = value
+        return carrier
 
 
 def current_fields() -> Mapping[str, str]:

@@ -6,9 +6,15 @@ import logging
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
-from opentelemetry.sdk.trace import Event, ReadableSpan, SynchronousMultiSpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import (
+    Event,
+    ReadableSpan,
+    SpanProcessor,
+    SynchronousMultiSpanProcessor,
+    TracerProvider,
+)
 from opentelemetry.sdk.trace.sampling import ParentBased
-from opentelemetry.trace import ProxyTracerProvider
+from opentelemetry.trace import Link, ProxyTracerProvider
 from opentelemetry.trace.status import Status
 
 from mlserver.lines.texts import hidden, plain, without
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.util.types import AttributeValue
+    from opentelemetry.util.types import Attributes, AttributeValue
 
     Hide = Callable[[str], str]
 
@@ -31,26 +37,45 @@ class Processors(SynchronousMultiSpanProcessor):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._added: tuple[SpanProcessor, ...] = ()
         self.take: Callable[[ReadableSpan], None] | None = None
-        """Where spans go that are sampled."""
+        """Where spans go."""
+        self.lose: Callable[[int, str], None] | None = None
+        """Told how many spans are lost, and why."""
+        self.hide: Hide | None = None
+        """What must be hidden outside of runs."""
 
     @property
     def others(self) -> Sequence[Callable[[ReadableSpan], None]]:
         """Who else is given every span."""
-        return [processor.on_end for processor in self._span_processors]
+        return [processor.on_end for processor in self._added]
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        """Adds one of the predictor's."""
+        self._added += (span_processor,)
+        super().add_span_processor(span_processor)
 
     def leave(self) -> None:
         """Ends what the predictor added, and forgets it; may take as long as that does."""
-        added, self._span_processors = self._span_processors, ()
+        added, self._added = self._added, ()
+        super().__init__()  # type: ignore[no-untyped-call]  # which leaves none of them
         for processor in added:
             processor.shutdown()
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Passes on a span, without what must be hidden in the run that it belongs to."""
-        if (hide := hidden.get()) is not None:
-            span = _without(span, hide)
-        if self.take is not None and span.context is not None and span.context.trace_flags.sampled:
-            self.take(span)
+        """Passes on a span, without what must be hidden in the run that it belongs to.
+
+        Does not raise for faults of its own: this is called where a predictor's ``with`` ends.
+        """
+        try:
+            if (hide := hidden.get() or self.hide) is not None:
+                span = _without(span, hide)
+            if self.take is not None:
+                self.take(span)
+        except Exception as error:  # noqa: BLE001  # as said
+            if self.lose is not None:
+                self.lose(1, f"they cannot be read: {type(error).__name__}")
+            return
         super().on_end(span)
 
 
@@ -68,11 +93,28 @@ class Provider(TracerProvider):
             id_generator=RunIds(),
         )
 
-    def serve(self, resource: Resource, ratio: float, take: Callable[[ReadableSpan], None]) -> None:
+    def serve(
+        self,
+        resource: Resource,
+        ratio: float,
+        *,
+        take: Callable[[ReadableSpan], None],
+        lose: Callable[[int, str], None],
+        hide: Hide | None,
+    ) -> None:
         """Takes the place of what it was made with: an earlier application in the same process."""
         self.sampler_of_runs.set_ratio(ratio)
-        self._update_resource(resource)
-        self.processors.take = take
+        # Not promised to be there: without it spans keep the resource of the earlier application.
+        if update := getattr(self, "_update_resource", None):
+            update(resource)
+        self.processors.take, self.processors.lose, self.processors.hide = take, lose, hide
+
+    def leave(self, take: Callable[[ReadableSpan], None]) -> bool:
+        """Hands over nothing more, unless another application has taken the place; then False."""
+        if self.processors.take != take:
+            return False
+        self.processors.take = self.processors.lose = None
+        return True
 
 
 class Quiet(logging.Filter):
@@ -121,7 +163,9 @@ def size_of(span: ReadableSpan) -> int:
     size = 2048 + sum(len(name) + _size(value) for name, value in (span.attributes or {}).items())
     for event in span.events:
         size += 512 + sum(len(name) + _size(value) for name, value in (event.attributes or {}).items())
-    return size + 512 * len(span.links) + len(span.status.description or "")
+    for link in span.links:
+        size += 512 + sum(len(name) + _size(value) for name, value in (link.attributes or {}).items())
+    return size + len(span.status.description or "")
 
 
 def _size(value: object) -> int:
@@ -144,13 +188,11 @@ def _without(span: ReadableSpan, hide: Hide) -> ReadableSpan:
             return value if (text := repr(value)) == without(text, hide) else without(text, hide)
         return without(plain(value), hide) if without(plain(value), hide) != plain(value) else value
 
-    attributes = {name: shown(value) for name, value in (span.attributes or {}).items()}
+    def all_shown(attributes: Attributes) -> Attributes:
+        return {without(name, hide): shown(value) for name, value in (attributes or {}).items()}
+
     events = [
-        Event(
-            without(event.name, hide),
-            {name: shown(value) for name, value in (event.attributes or {}).items()},
-            event.timestamp,
-        )
+        Event(without(event.name, hide), all_shown(event.attributes), event.timestamp)
         for event in span.events
     ]
     description = span.status.description
@@ -159,9 +201,9 @@ def _without(span: ReadableSpan, hide: Hide) -> ReadableSpan:
         context=span.context,
         parent=span.parent,
         resource=span.resource,
-        attributes=attributes,
+        attributes=all_shown(span.attributes),
         events=events,
-        links=span.links,
+        links=[Link(link.context, all_shown(link.attributes)) for link in span.links],
         kind=span.kind,
         status=Status(span.status.status_code, without(description, hide) if description else None),
         start_time=span.start_time,

@@ -8,14 +8,16 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
 
     from mlserver.observers.traces.records import Request, Run
     from mlserver.observers.traces.settings import Limits
 
-_NOTHING = float("inf")
+CLOSED = "the server is ending"
+TOO_LARGE = "they are too large"
+FULL = "the queue is full, since it takes them more slowly than they come, or not at all"
 
 
 class Item(NamedTuple):
@@ -28,43 +30,41 @@ class Item(NamedTuple):
 
 
 class Queue:
-    """Spans that wait to be sent. Used by any thread; one takes."""
+    """Spans that wait to be sent. Used by any thread; one takes.
 
-    def __init__(self, limits: Limits) -> None:
+    Args:
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
+        self._clock = clock
         self._items: deque[Item] = deque()
         self._changed = threading.Condition(threading.Lock())
-        self._awaited: float = _NOTHING  # so many spans wake whoever takes
+        self._awaited = 1  # so many spans wake whoever takes
         self._closed = False
         self._since = 0.0  # when the oldest came
         self.spans = 0
         self.size = 0
 
-    def put(self, items: Sequence[Item]) -> int:
+    def put(self, items: Sequence[Item]) -> dict[str, int]:
         """Adds what fits.
 
         Returns:
-            how many spans did not.
+            how many spans did not, by the reason.
         """
-        lost, limits = 0, self._limits
+        lost: dict[str, int] = {}
         with self._changed:
             for item in items:
-                spans, size, _ = item
-                if (
-                    self._closed
-                    or self.spans + spans > limits.spans
-                    or self.size + size > limits.bytes
-                    or size > limits.batch_bytes
-                ):
-                    lost += spans
+                if refusal := self._refusal(item):
+                    lost[refusal] = lost.get(refusal, 0) + item.spans
                     continue
                 if not self._items:
-                    self._since = time.monotonic()
+                    self._since = self._clock()
                 self._items.append(item)
-                self.spans += spans
-                self.size += size
+                self.spans += item.spans
+                self.size += item.size
             if self.spans >= self._awaited:
-                self._awaited = _NOTHING
                 self._changed.notify()
         return lost
 
@@ -77,7 +77,7 @@ class Queue:
         limits = self._limits
         with self._changed:
             self._await(1, None)
-            self._await(limits.batch_spans, self._since + limits.delay_s - time.monotonic())
+            self._await(limits.batch_spans, self._since + limits.delay_s - self._clock())
             taken: list[Item] = []
             spans = size = 0
             while self._items:
@@ -108,8 +108,17 @@ class Queue:
             self._items.clear()
         return spans
 
+    def _refusal(self, item: Item) -> str | None:
+        limits = self._limits
+        if self._closed:
+            return CLOSED
+        if item.size > limits.batch_bytes:
+            return TOO_LARGE
+        if self.spans + item.spans > limits.spans or self.size + item.size > limits.bytes:
+            return FULL
+        return None
+
     def _await(self, spans: int, timeout: float | None) -> None:
         if self.spans < spans and not self._closed and (timeout is None or timeout > 0):
             self._awaited = spans
             self._changed.wait_for(lambda: self.spans >= spans or self._closed, timeout)
-            self._awaited = _NOTHING

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -26,6 +27,10 @@ PACKAGES = {
 }
 _FOLLOWS_PARENT = "parentbased_"
 _RATIO = "traceidratio"
+_LEAST_SECRET = 4
+"""Characters of a header that is looked for; less are in every other text."""
+_USER = re.compile(r"//[^/\s]*@")
+_QUERY = re.compile(r"\?[^\s'\")>]+")
 _logger = logging.getLogger("mlserver.traces")
 
 
@@ -48,8 +53,7 @@ class Target(NamedTuple):
     @property
     def shown(self) -> str:
         """Its address without what may be secret."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else self.url
+        return masked(self.url, {})
 
 
 class Limits(NamedTuple):
@@ -92,7 +96,7 @@ def target_of(config: Config, environ: Mapping[str, str] = os.environ) -> Target
     """The collector: by the configuration, else by ``OTEL_EXPORTER_OTLP_*``, else on this machine.
 
     Raises:
-        MLServerError: what the protocol needs is not installed.
+        MLServerError: what the protocol needs is not installed, or the address is none.
     """
     tracing = config.observability.tracing
     protocol: str = tracing.protocol
@@ -113,6 +117,20 @@ def target_of(config: Config, environ: Mapping[str, str] = os.environ) -> Target
             f"pip install 'mlserver-observability{extra}'"
         )
     return Target(protocol, _url(config, protocol, environ))
+
+
+def masked(text: str, environ: Mapping[str, str] = os.environ) -> str:
+    """A text about the way to the collector, without what may be secret.
+
+    That is users, passwords and queries of addresses, and what the exporter's headers hold.
+    """
+    for variable in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
+        for header in environ.get(variable, "").split(","):
+            value = header.partition("=")[2].strip()
+            for secret in (value, unquote(value)):
+                if len(secret) >= _LEAST_SECRET:
+                    text = text.replace(secret, "…")
+    return _QUERY.sub("", _USER.sub("//", text))
 
 
 def limits_of(environ: Mapping[str, str] = os.environ) -> Limits:
@@ -141,12 +159,33 @@ def _url(config: Config, protocol: str, environ: Mapping[str, str]) -> str:
     if "endpoint" in tracing.model_fields_set:
         base = tracing.endpoint
     elif url := environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
-        return url
+        return _checked("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url, protocol)
+    elif url := environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        base = _checked("OTEL_EXPORTER_OTLP_ENDPOINT", url, protocol)
     else:
-        base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or DEFAULT_ENDPOINTS[protocol]
+        base = DEFAULT_ENDPOINTS[protocol]
     if protocol == "grpc" or base.rstrip("/").endswith(TRACES_PATH):
         return base
     return base.rstrip("/") + TRACES_PATH
+
+
+def _checked(variable: str, url: str, protocol: str) -> str:
+    """An address by the rules of ``tracing.endpoint``; gRPC also takes ``collector:4317``."""
+    if "@" in url or "?" in url:  # not shown: it may be a secret
+        raise MLServerError(
+            f"{variable} holds a user, a password or a query; expected an address such as "
+            f"{DEFAULT_ENDPOINTS[protocol]}, and what authenticates in OTEL_EXPORTER_OTLP_HEADERS"
+        )
+    try:
+        parts = urlsplit(url if "//" in url or protocol != "grpc" else f"http://{url}")
+        known = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        known = False
+    if not known or "#" in url or " " in url:
+        raise MLServerError(
+            f"{variable} is {url!r}; expected an address such as {DEFAULT_ENDPOINTS[protocol]}"
+        )
+    return url
 
 
 def _of_traces(environ: Mapping[str, str], name: str) -> str | None:

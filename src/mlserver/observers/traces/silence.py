@@ -1,55 +1,88 @@
-"""What an exporter and the libraries below it log, kept for one line a minute."""
+"""Log records of OpenTelemetry and of what it sends with that nobody should get as they are."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+from mlserver.observers.traces.sampling import RUN
+from mlserver.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NOISY = ("opentelemetry.exporter", "opentelemetry.sdk", "urllib3", "requests", "grpc")
+SENDING = ("opentelemetry.exporter", "opentelemetry.sdk", "urllib3", "requests", "grpc")
+READING = (
+    "opentelemetry.baggage",
+    "opentelemetry.propagat",
+    "opentelemetry.trace.propagation",
+    "opentelemetry.trace.span",
+)
 
 
 class Silence(logging.Filter):
-    """Keeps one thread's log records of these libraries to itself.
+    """Keeps to itself what these libraries log in a thread while it is in here, as a context manager.
 
     Args:
-        on_trouble: called when one of them is a warning or worse.
+        libraries: how the names of their loggers begin.
+        on_trouble: called when one of OpenTelemetry's own records is a warning or worse.
     """
 
-    def __init__(self, on_trouble: Callable[[], None]) -> None:
+    def __init__(self, libraries: tuple[str, ...], on_trouble: Callable[[], None] | None = None) -> None:
         super().__init__()
+        self._libraries = libraries
         self._on_trouble = on_trouble
-        self._thread: int | None = None
-        self._quieted: list[logging.Logger] = []
+        self._here = threading.local()
         self.said = ""
         """The last warning."""
 
+    def __enter__(self) -> Self:
+        self._here.silent = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._here.silent = False
+
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record goes on."""
-        if record.thread != self._thread:
+        if not getattr(self._here, "silent", False):
             return True
-        if record.levelno >= logging.WARNING and record.name.startswith("opentelemetry"):
+        if (
+            self._on_trouble is not None
+            and record.levelno >= logging.WARNING
+            and record.name.startswith("opentelemetry")
+        ):
             self.said = record.getMessage()
             self._on_trouble()
         return False
 
     def begin(self) -> None:
-        """Silences this thread, in the loggers that there are by now."""
-        self._thread = threading.get_ident()
-        for name in list(logging.root.manager.loggerDict):
-            if name.startswith(NOISY):
-                logger = logging.getLogger(name)
-                if self not in logger.filters:
-                    # The first: others may let a record pass once a minute only.
-                    logger.filters.insert(0, self)
-                    self._quieted.append(logger)
+        """Listens to the loggers that there are by now."""
+        for logger in self._loggers():
+            if self not in logger.filters:
+                logger.filters.insert(0, self)  # others may let a record pass once a minute only
 
     def end(self) -> None:
         """Leaves all loggers as they were."""
-        self._thread = None
-        for logger in self._quieted:
+        for logger in self._loggers():
             logger.removeFilter(self)
-        self._quieted.clear()
+
+    def _loggers(self) -> list[logging.Logger]:
+        names = list(logging.root.manager.loggerDict)
+        return [logging.getLogger(name) for name in names if name.startswith(self._libraries)]
+
+
+class Calm(Silence):
+    """Of headers that clients make up, nothing; what is said of them elsewhere in a run, once a minute.
+
+    A predictor's own libraries read and write them, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(READING)
+        self._pace = Pace()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record goes on."""
+        return super().filter(record) and (RUN.get() is None or self._pace.due())

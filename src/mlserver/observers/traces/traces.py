@@ -17,11 +17,9 @@ from mlserver.observers.traces.places import Places, current_fields
 from mlserver.observers.traces.provider import Provider, install, size_of
 from mlserver.observers.traces.queue import Item, Queue
 from mlserver.observers.traces.sampling import decider
-from mlserver.observers.traces.settings import disabled, limits_of, rate_of, resource_of, target_of
+from mlserver.observers.traces.settings import limits_of, masked, rate_of, resource_of, target_of
 from mlserver.observers.traces.spans import Spans
 from mlserver.observers.traces.transport import connect
-from mlserver.propagation import read_traceparent
-from mlserver.serving.call import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from mlserver.config import Config
     from mlserver.redaction import Redaction
     from mlserver.serving.call import Batch, Call
-
-FULL = "the queue is full, since it takes them more slowly than they come, or not at all"
 
 
 class Traces:
@@ -57,15 +53,15 @@ class Traces:
     ) -> None:
         target, rate, resource = target_of(config), rate_of(config), resource_of(config)
         self._resource, self._ratio = resource, rate.ratio
-        self._off = disabled()
+        self._hide = redaction.text if redaction is not None else None
         self._places = Places()
         self._provider = Provider(resource, rate.ratio)
         self._queue = Queue(limits_of())
-        self._losses = Losses(target.shown, on_drop)
+        self._losses = Losses(target.shown, on_drop, mask=masked)
         self._recorder = records.Recorder(redaction)
         self._exporter = Exporter(
             self._queue,
-            Spans(config, worker=worker, hide=redaction.text if redaction is not None else None),
+            Spans(config, worker=worker, hide=self._hide),
             partial(connect, target),
             self._losses,
             resource=resource,
@@ -77,16 +73,12 @@ class Traces:
         decide = self._places.decider(decider(rate))
         if worker is None:
             decide = self._places.below_current(decide)
-        self.decide = _caller_trace if self._off else decide
+        self.decide = decide
         """The tracer: the place of a request that is sampled, by its headers."""
-        self.enter = _stay if self._off else self._places.enter
+        self.enter = self._places.enter
         """The hook: makes a run's span the current one before the predictor is run."""
         self.observe = self._observer()
-        """The observer itself; calling the object is the same."""
-
-    def __call__(self, calls: Sequence[Call], batches: Sequence[Batch]) -> None:
-        """Hands over what is sampled of one turn."""
-        self.observe(calls, batches)
+        """The observer: hands over what is sampled of one turn."""
 
     def _observer(self) -> Callable[[Sequence[Call], Sequence[Batch]], None]:
         """What most turns go through, where nothing is sampled; a closure is the cheapest to call."""
@@ -106,10 +98,10 @@ class Traces:
 
     def install(self) -> None:
         """Makes the predictor's own spans part of it; to be called before the predictor is imported."""
-        if self._off:
-            return
         self._provider = install(self._provider)
-        self._provider.serve(self._resource, self._ratio, self._take)
+        self._provider.serve(
+            self._resource, self._ratio, take=self._take, lose=self._losses.count, hide=self._hide
+        )
 
     def start(self) -> None:
         """Begins to send; what has come before waits for it."""
@@ -126,14 +118,14 @@ class Traces:
             target=self._provider.processors.leave, name="traces-of-others", daemon=True
         )
         self._exporter.close(timeout)
-        if self._provider.processors.take == self._take:
-            self._provider.processors.take = None
+        if self._provider.leave(self._take):
             others.start()
             others.join(max(0.0, until - time.monotonic()))
+        self._losses.close()
 
     def outgoing(self) -> Mapping[str, str]:
         """Headers of the current span or run, for requests that the predictor makes."""
-        return {} if self._off else self._places.outgoing()
+        return self._places.outgoing()
 
     def fields(self) -> Mapping[str, str]:
         """``trace_id`` and ``span_id`` of the current span where it is sampled, for log lines."""
@@ -142,39 +134,33 @@ class Traces:
     def _hand_over(self, calls: Sequence[Call], batches: Sequence[Batch]) -> None:
         self._recorder.turn()
         items: list[Item] = []
-        fault = None
-        makes = [partial(self._of_call, call, call.trace) for call in calls if call.trace is not None]
-        runs = [partial(self._of_run, batch, batch.trace) for batch in batches if batch.trace is not None]
-        for make in (*makes, *runs):
-            try:
-                items.append(make())
-            except Exception as error:  # noqa: BLE001  # the others of the turn are handed over
-                fault = error
-                self._losses.count(1, "they could not be made")
-        self._losses.count(self._queue.put(items), FULL)
-        if fault is not None:
-            raise fault
+        for call in calls:
+            if (trace := call.trace) is not None and trace.span_id is not None:
+                self._make(items, _spans_of(call), partial(self._recorder.request, call, trace))
+        for batch in batches:
+            if (trace := batch.trace) is not None and trace.span_id is not None:
+                self._make(items, 1, partial(self._recorder.run, batch, trace))
+        self._put(items)
 
-    def _of_call(self, call: Call, trace: Trace) -> Item:
-        record = self._recorder.request(call, trace)
-        spans = 1 + bool(record.decoded) + bool(record.started) + bool(record.predicted)
-        spans += record.shared is not None
-        return Item(spans, records.size_of(record), record)
-
-    def _of_run(self, batch: Batch, trace: Trace) -> Item:
-        record = self._recorder.run(batch, trace)
-        return Item(1, records.size_of(record), record)
+    def _make(self, items: list[Item], spans: int, make: Callable[[], records.Request | records.Run]) -> None:
+        """Adds a record; one that cannot be made costs the others of its turn nothing."""
+        try:
+            record = make()
+            items.append(Item(spans, records.size_of(record), record))
+        except Exception as error:  # noqa: BLE001  # as said
+            self._losses.count(spans, f"they cannot be made: {type(error).__name__}")
 
     def _take(self, span: ReadableSpan) -> None:
         """Takes a span of the predictor's own."""
-        self._losses.count(self._queue.put([Item(1, size_of(span), span)]), FULL)
+        self._put([Item(1, size_of(span), span)])
+
+    def _put(self, items: Sequence[Item]) -> None:
+        for reason, spans in self._queue.put(items).items():
+            self._losses.count(spans, reason)
 
 
-def _caller_trace(headers: Mapping[bytes, bytes]) -> Trace | None:
-    """The caller's place, for exemplars and log lines where nothing is traced here."""
-    parent = read_traceparent(headers.get(b"traceparent"))
-    return Trace(parent.trace_id, None, parent.span_id) if parent is not None and parent.sampled else None
-
-
-def _stay(batch: Batch) -> None:
-    """The hook where nothing is traced."""
+def _spans_of(call: Call) -> int:
+    """How many spans will be made of a call."""
+    batch = call.batch
+    shared = batch is not None and bool(batch.id) and batch.trace is not None
+    return 1 + bool(call.decoded) + bool(call.started) * (1 + shared) + bool(call.predicted)

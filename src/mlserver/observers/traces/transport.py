@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from mlserver.observers.traces.silence import Silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from mlserver.observers.traces.settings import Target
 
     Readable = Callable[[], Sequence[ReadableSpan]]
+
+_logger = logging.getLogger("mlserver.traces")
 
 
 class Transport(Protocol):
@@ -36,7 +41,15 @@ class Transport(Protocol):
 
 def connect(target: Target) -> Transport:
     """The way to a collector; does not wait for it. All else is by ``OTEL_EXPORTER_OTLP_*``."""
-    return _grpc(target) if target.protocol == "grpc" else _http(target)
+    malformed: list[str] = []
+    silence = Silence(("opentelemetry.util.re",), lambda: malformed.append("one"))
+    silence.begin()
+    with silence:
+        transport = _grpc(target) if target.protocol == "grpc" else _http(target)
+    silence.end()
+    if malformed:  # the SDK would show it, and it may be a secret
+        _logger.warning("OTEL_EXPORTER_OTLP_HEADERS holds what is no name=value, which is left out")
+    return transport
 
 
 class _ByHttp:
