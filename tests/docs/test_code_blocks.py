@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,14 @@ def registry():
     yield REGISTRY
     for collector in set(REGISTRY._collector_to_names) - before:
         REGISTRY.unregister(collector)
+
+
+@pytest.fixture(autouse=True)
+def modules(monkeypatch):
+    """Predictors that the documents import are not there for others."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop("my_predictor", None)
 
 
 @pytest.mark.usefixtures("working_folder", "registry")

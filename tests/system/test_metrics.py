@@ -248,7 +248,8 @@ class Footprint:
         ]
         self.held = {
             "descriptors of the supervisor": supervisor.num_fds(),
-            "descriptors of a worker": sorted(worker.num_fds() for worker in workers),
+            # One may have the client's connection beside what it inherited.
+            "descriptors of a worker": min(worker.num_fds() for worker in workers),
             "pages": len({status.st_ino for status in memories}),
             "mappings of pages": [mappings(process) for process in (supervisor, *workers)],
             "children": len(supervisor.children(recursive=True)),
