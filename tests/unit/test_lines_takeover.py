@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -565,3 +566,31 @@ def test_the_supervisor_needs_neither_structlog_nor_numpy_for_its_lines():
     script = "import sys, mlserver.lines; print(sorted({'structlog', 'numpy', 'opentelemetry'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+LONG = "O'Hara of the long name " * 3
+
+
+@pytest.mark.parametrize("kind", ["arguments", "unraisable"])
+def test_a_hidden_value_is_hidden_before_the_text_that_it_stands_in_is_cut(lines, kind):
+    secret = "987-65-4321"
+    text = LONG + "." * (1024 - len(LONG) - 5) + secret  # across the border
+
+    class Odd:
+        def __repr__(self):
+            return text
+
+    def hide(given):
+        return given.replace(LONG, "[REDACTED]").replace(secret, "[REDACTED]")
+
+    take_over(lines, JSON, level=logging.INFO, hide=hide)
+    if kind == "arguments":
+        logging.getLogger("library").info("no place", text)  # noqa: PLE1205
+    else:
+        arguments = (ValueError, ValueError("x"), None, None, Odd())
+        sys.unraisablehook(SimpleNamespace(**dict(zip(UNRAISABLE, arguments, strict=True))))
+    assert "987" not in json.dumps(lines.records)
+    assert "[REDACTED]" in json.dumps(lines.records)
+
+
+UNRAISABLE = ("exc_type", "exc_value", "exc_traceback", "err_msg", "object")

@@ -134,7 +134,7 @@ class _LineHandler(logging.Handler):
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
         hide = _joined(hidden.get(), self._hide)
-        message, given = _message(record), _given(record)
+        message, given = _message(record, hide), _given(record)
         fields: dict[str, Any] = {
             "timestamp": timestamp(record.created),
             "level": record.levelname,
@@ -202,7 +202,7 @@ class _LineHandler(logging.Handler):
     def unraisable(self, given: sys.UnraisableHookArgs) -> None:
         """Takes the place of ``sys.unraisablehook``: an exception where there is nobody to catch it."""
         error = given.exc_value if given.exc_value is not None else given.exc_type()
-        what = f"{given.err_msg or 'Exception ignored in'} {cut(plain(given.object))}"
+        what = f"{given.err_msg or 'Exception ignored in'} {plain(given.object)}"
         message = f"{what}: {given.exc_type.__name__}: {plain(error)}"
         self._tell(logging.WARNING, message, (given.exc_type, error, given.exc_traceback))
 
@@ -227,13 +227,13 @@ def _joined(first: Hide | None, second: Hide | None) -> Hide | None:
     return lambda text: second(first(text))
 
 
-def _message(record: logging.LogRecord) -> str:
+def _message(record: logging.LogRecord, hide: Hide | None) -> str:
     """The message, also of a record whose arguments do not suit it."""
     try:
         return record.getMessage()
     except Exception as error:  # noqa: BLE001  # a text of theirs may raise anything
         text = record.msg if isinstance(record.msg, str) else plain(record.msg)
-        args = simple(record.args, limit=MAX_TEXT)
+        args = simple(record.args, limit=MAX_TEXT, hide=hide)
         return f"{text} (not formatted with {args}: {type(error).__name__}: {plain(error)})"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mlserver.redaction.body import Names, leaves, scan
+from mlserver.redaction.body import MAX_TOKENS, Names, leaves, scan
 from mlserver.redaction.covering import Cover, covered, covered_beginning, covers
 from mlserver.redaction.values import TooManyValues, Values, has_escapes, without_escapes
 
@@ -123,6 +123,8 @@ class Hidden:
         if not redaction.names:
             return
         for body in self._bodies:
+            if body.count(b",") > MAX_TOKENS:  # commas within strings, too: then more is hidden than need be
+                raise TooManyValues
             found = scan(body, redaction.names, redaction.features)
             if found is None:  # the model never saw it
                 continue

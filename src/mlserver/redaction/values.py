@@ -25,8 +25,9 @@ HEAD = 8
 SHORT = 3
 """Values of so few characters are hidden where they stand alone, not within words and numbers."""
 
-_LONG = 256
-_NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_LONG = 64
+# Possessive: what does not match must not be tried in all the ways that digits can be shared out.
+_NUMBER = re.compile(r"(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d+)?")
 _GROUPED = re.compile(r"(?<!\d)\d{1,3}(?:[,_]\d{3})+(?!\d)(?:\.\d+)?")
 _ESCAPE = re.compile(
     r"(?:\\+x[0-9a-fA-F]{2})+|(?:\\+u[0-9a-fA-F]{4})+|\\+U[0-9a-fA-F]{8}|\\+[abfnrtv'\"/]?|(?:%[0-9a-fA-F]{2})+"
