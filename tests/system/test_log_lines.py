@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import resource
+import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
 import psutil
+import pytest
 
 NOISY = """
 import logging
@@ -203,3 +207,175 @@ def test_lines_for_people_cannot_be_forged(server, eventually):
     assert sum("forged" in line for line in lines) >= NOISE + 1
     assert not [line for line in lines if line.startswith("2026-01-01")]
     assert [line for line in lines if line.startswith("    ValueError: ")]
+
+
+@contextmanager
+def one_way(kind, path):
+    """A descriptor for standard output and error alike; what comes out of it is in a file, as it is read."""
+    if kind == "file":
+        with path.open("a") as file:
+            yield file
+        return
+    make = {
+        "pipe": os.pipe,
+        "terminal": pty.openpty,
+        "socket": lambda: tuple(map(socket.socket.detach, socket.socketpair())),
+    }
+    ours, theirs = make[kind]()
+
+    def read():
+        with path.open("ab", buffering=0) as file:
+            while part := part_of(ours):
+                file.write(part)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    try:
+        yield theirs
+    finally:
+        os.close(theirs)
+        reading.join()
+        os.close(ours)
+
+
+def part_of(descriptor):
+    try:
+        return os.read(descriptor, 1 << 16)
+    except OSError:  # so a terminal says that nobody has it any more
+        return b""
+
+
+PRINTING = """
+import os
+from pathlib import Path
+
+class Predictor:
+    def __init__(self, size):
+        self.size = size
+        names = [Path(__file__).with_name(name) for name in "ab"]
+        self.name = next(name for name in names if self.take(name)).name
+
+    def take(self, path):
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def predict(self, X):
+        print(self.name, end="", flush=True)
+        print(self.name * self.size, end="", flush=True)
+        os.write(2, self.name.encode() * 4)
+        os.system(f"printf {self.name}")
+        if X[0][0] == 1:
+            print(self.name * self.size * 3)
+        return [1.0] * len(X)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "size", "structured"),
+    # A terminal that is full takes parts of lines, so all that goes there is to fit into its 8 KiB.
+    [
+        ("file", 200, 3500, True),
+        ("pipe", 200, 3500, True),
+        ("pipe", 200, 3500, False),
+        ("socket", 200, 3500, True),
+        ("terminal", 5, 10, True),
+    ],
+    ids=["file", "pipe", "pipe for people", "socket", "terminal"],
+)
+def test_where_prints_and_log_lines_go_the_same_way_neither_tears_the_other(
+    server, eventually, kind, count, size, structured
+):
+    server.configure(
+        predictor=PRINTING,
+        init_kwargs={"size": size},
+        workers=2,
+        observability={"structured_logging": structured},
+    )
+    path = server.folder / "stderr"
+    path.touch()
+    with one_way(kind, path) as end:
+        server.start(ready=False, stdout=end, stderr=end)
+        eventually(lambda: path.read_bytes().count(b" is ready") == 2, "readiness")
+
+        def ask(number):
+            assert server.predict(number % 5).status_code == 200
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(ask, range(count)))
+        server.end()
+    lines = path.read_bytes().splitlines()
+    printed = [line for line in lines if set(line) in ({ord("a")}, {ord("b")})]
+    assert sum(map(len, printed)) == count * (size + 6) + count // 5 * size * 3
+    assert max(map(len, printed)) < 4096
+    announced = b"(predictions|docs|metrics|management)  +http"
+    logged = [line for line in lines if line not in printed and not re.match(announced, line)]
+    messages = [json.loads(line)["message"] if structured else line.decode() for line in logged]
+    assert sum("Prediction completed" in message for message in messages) == count
+    if not structured:
+        assert [line for line in messages if not re.match(r"\S+Z +(INFO|WARNING|ERROR) ", line)] == []
+
+
+DYING = """
+import os, subprocess, sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+class Predictor:
+    def predict(self, X):
+        other = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        (HERE / "other").write_text(str(other.pid))
+        os.write(2, b"last words")
+        os._exit(3)
+"""
+
+
+def test_the_last_words_of_a_worker_are_passed_on_and_what_it_started_does_not_keep_the_server(
+    server, eventually
+):
+    server.configure(predictor=DYING)
+    path = server.folder / "stderr"
+    path.touch()
+    try:
+        with path.open("a") as end:
+            server.start(ready=False, stdout=end, stderr=end)
+        eventually(lambda: path.read_bytes().count(b" is ready") == 1, "readiness")
+        with pytest.raises(httpx.TransportError):
+            server.predict()
+        eventually(lambda: b" died: exit code 3" in path.read_bytes(), "the end of the worker")
+        eventually(lambda: path.read_bytes().count(b" is ready") == 2, "its successor")
+        server.end()
+        other = psutil.Process(int((server.folder / "other").read_text()))
+        assert other.is_running()
+    finally:
+        if (server.folder / "other").exists():
+            os.kill(int((server.folder / "other").read_text()), 9)
+    lines = path.read_bytes().splitlines()
+    assert lines.count(b"last words") == 1
+    words = lines.index(b"last words")
+    assert [line for line in lines[:words] if b" died: " in line] == []
+    assert json.loads(lines[-1])["message"] == "Stopped"
+
+
+BUFFERED = """
+class Predictor:
+    def predict(self, X):
+        print("printed", len(X))
+        return [1.0] * len(X)
+"""
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["apart from the log", "the way of the log"])
+def test_a_print_is_seen_when_its_line_is_complete(server, eventually, apart):
+    server.configure(predictor=BUFFERED)
+    path = server.folder / "stderr"
+    path.touch()
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with path.open("a") as end:
+        server.start(ready=False, env=env, **({} if apart else {"stdout": end, "stderr": end}))
+    eventually(lambda: server.get("/readyz").status_code == 200, "readiness")
+    assert server.predict().status_code == 200
+    eventually(lambda: b"printed 1\n" in path.read_bytes(), "the print")

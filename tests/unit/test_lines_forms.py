@@ -305,6 +305,17 @@ def test_a_huge_list_is_not_gone_through():
     assert values.asked <= MAX_ITEMS + 1
 
 
+def test_keys_that_are_the_same_as_text_are_told_apart():
+    assert simple({1: "a", "1": "b", b"1": "c", "2": "d"}, limit=100) == {
+        "1": "a",
+        "1_1": "b",
+        "1_2": "c",
+        "2": "d",
+    }
+    people = simple({"Ada": 1, "Bob": 2}, limit=100, hide=lambda text: re.sub("Ada|Bob", "?", text))
+    assert people == {"?": 1, "?_1": 2}
+
+
 def test_a_key_cannot_take_the_place_of_another_by_another_spelling():
     class Sly(str):
         __slots__ = ()
@@ -370,11 +381,11 @@ def test_users_fields_under_the_schema_neither_forge_nor_clash_with_its_own(give
 
 def test_a_line_for_people_is_aligned_and_keeps_tracebacks_on_lines_of_their_own():
     record = HEAD | {
-        "logger": "shop", "worker": None, "path": "/a b", "empty": "", "n": 3, "ok": True, "x": [1, "é"],
+        "logger": "shop", "worker": None, "path": "/a b", "by": "it's", "empty": "", "n": 3, "ok": True, "x": [1, "é"],
         "exception": "Traceback:\n  File x\nValueError: forged\r\x1b[2J2026-01-01T00:00:00.000Z INFO fine\n",
     }  # fmt: skip
     assert line_of(record, **TEXT).decode().splitlines() == [
-        '2026-01-01T00:00:00.000Z INFO     done                     logger=shop path="/a b" empty="" n=3 ok=true x=[1,"é"]',
+        '2026-01-01T00:00:00.000Z INFO     done                     logger=shop path="/a b" by="it\'s" empty="" n=3 ok=true x=[1,"é"]',
         "    Traceback:",
         "      File x",
         "    ValueError: forged",
@@ -446,6 +457,9 @@ def test_a_text_is_not_shown_if_what_must_be_hidden_cannot_be_found():
 
     assert simple("s3cret", limit=100, hide=broken) == UNHIDDEN
     assert without("x" * (MAX_WORK - 3) + "s3cret", lambda text: text.replace("x", "")) == UNHIDDEN
+    half = "y" * (MAX_WORK // 2)
+    assert without("x" * MAX_WORK + "z", lambda text: half) == half
+    assert without("x" * MAX_WORK, lambda text: "") == ""
 
 
 def test_timestamps_have_milliseconds_and_are_utc():

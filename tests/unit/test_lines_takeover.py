@@ -246,6 +246,28 @@ def test_structlog_from_a_coroutine_keeps_the_ids_of_the_request(lines):
     assert [record["request_id"] for record in lines.records if record["message"] == "done"] == ["abc"]
 
 
+NATIVE = structlog.make_filtering_bound_logger(0)
+METHODS = sorted(name for name in vars(NATIVE) if not name.startswith("_") and "log" not in name)
+ASKS = ("is_enabled_for", "get_effective_level")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_logger_of_structlog_has_every_method_that_it_has_without_configuration(lines, method):
+    logger = structlog.get_logger("predictor")
+    if method in ASKS:
+        assert getattr(logger, method)(*[10][: method == ASKS[0]]) in (True, logging.DEBUG)
+        return
+    if method.startswith("a"):
+        asyncio.run(getattr(logger, method)("done", rows=1))
+    else:
+        getattr(logger, method)("done", rows=1)
+    (record,) = [record for record in lines.records if record["logger"] == "predictor"]
+    assert (record["message"], record["rows"]) == ("done", 1)
+    level = method.removeprefix("a").replace("warning", "warn").replace("fatal", "critical")
+    same = {"msg": "info", "exception": "error", "warn": "warning"}
+    assert record["level"].lower() == same.get(level, level)
+
+
 @pytest.mark.parametrize(
     "log",
     [
@@ -412,7 +434,7 @@ def hide(text):
 
 @pytest.mark.parametrize("way", ["hidden", "hide"])
 @BOTH
-def test_what_must_be_hidden_is_nowhere_in_a_line(lines, log, way):
+def test_what_must_be_hidden_is_nowhere_in_a_line(lines, log, way, odd_level):
     if way == "hide":
         take_over(lines, JSON, level=logging.INFO, hide=hide)
     token = hidden.set(hide if way == "hidden" else None)
@@ -430,12 +452,36 @@ def test_what_must_be_hidden_is_nowhere_in_a_line(lines, log, way):
     except RuntimeError:
         structlog.get_logger("predictor").exception("failed")
         logging.getLogger("predictor").exception("failed", stack_info=True)
+    logging.getLogger(f"of.{SECRET}").info("done")
+    logging.getLogger("predictor").log(odd_level, "done")
     hidden.reset(token)
     out = b"".join(lines.written)
-    assert len(lines.written) == 6
+    assert len(lines.written) == 8
     assert out.count(b"[REDACTED]") > 10
     assert b"hunter" not in out
     assert b"1234567" not in out
+
+
+@pytest.fixture
+def odd_level():
+    """A level with a name that must be hidden; `logging` forgets it."""
+    logging.addLevelName(35, SECRET)
+    yield 35
+    del logging._levelToName[35], logging._nameToLevel[SECRET]
+
+
+def test_a_stack_is_without_what_must_be_hidden(lines):
+    token = hidden.set(lambda text: text.replace("test_a_stack_is_without", "[REDACTED]"))
+    logging.getLogger("predictor").info("done", stack_info=True)
+    hidden.reset(token)
+    (record,) = lines.records
+    assert "in [REDACTED]_what_must_be_hidden" in record["stack"]
+
+
+def test_a_logger_with_a_long_name_leaves_room_for_the_message(lines):
+    logging.getLogger("x" * 5000).info("done")
+    (record,) = lines.records
+    assert (record["logger"], record["message"]) == ("x" * 1024 + "…(3976 bytes more)", "done")
 
 
 def test_a_fault_in_hiding_shows_nothing(lines):

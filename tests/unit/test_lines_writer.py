@@ -6,11 +6,11 @@ import fcntl
 import gc
 import os
 import pty
-import re
 import select
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -20,8 +20,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlserver.lines import ATOMIC_BYTES, LineWriter
-from mlserver.lines.file import LOOK_EVERY_S, MAX_LINE
-from mlserver.lines.stream import MAX_WAITING
+from mlserver.lines.file import MAX_LINE
+from mlserver.lines.stream import MAX_WAITING, _Way
 
 FILL = 1 << 16
 """Bytes of a pipe, as Linux makes it."""
@@ -140,201 +140,6 @@ def test_a_listener_to_losses_that_raises_does_no_harm():
     writer.close()
 
 
-class Disk:
-    """Stands in front of ``os.write``: a disk that has room for so many bytes."""
-
-    def __init__(self):
-        self.room, self.held = 0, b""
-        self._write = os.write
-
-    def write(self, descriptor, data):
-        if descriptor == 2:
-            return len(data)
-        if not self.room:
-            raise OSError(28, "No space left on device")
-        part = bytes(data[: self.room])
-        assert self._write(descriptor, part) == len(part)
-        self.held += part
-        self.room -= len(part)
-        return len(part)
-
-
-@given(
-    rooms=st.lists(st.integers(0, 60), max_size=6),
-    turns=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), max_size=8),
-    telling=st.booleans(),
-)
-def test_what_a_full_disk_cuts_off_never_swallows_a_line_and_every_lost_line_is_counted(
-    tmp_path_factory, rooms, turns, telling
-):
-    disk, dropped, sent = Disk(), [], []
-    path = tmp_path_factory.getbasetemp() / "disk.log"
-    path.unlink(missing_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        writer = LineWriter.to_file(path, on_drop=dropped.append)
-        writer.tell = tell if telling else None
-        patch.setattr(os, "write", disk.write)
-        for number, sizes in enumerate(turns):
-            disk.room = rooms[number % len(rooms)] if rooms else 0
-            lines = [b"<%d.%d" % (number, at) + b"x" * size + b">\n" for at, size in enumerate(sizes)]
-            sent += lines
-            writer.write(lines)
-        before = sum(dropped)
-        disk.room = 1000
-        writer.write([b"<again>\n"])
-        writer.close()
-    held = disk.held.split(b"\n")
-    assert b"<again>" in held
-    assert b"" not in held[:-1]
-    assert len([line for line in held if line + b"\n" in sent]) + before == len(sent)
-    assert sum(dropped) == before
-    told = [int(line.split()[0]) for line in held if line.endswith(b"were lost")]
-    assert sum(told) == (before if telling else 0)
-
-
-@pytest.mark.parametrize("first", [0, 1])
-def test_of_several_that_met_a_full_disk_whoever_comes_first_mends_what_was_cut_off(
-    tmp_path, monkeypatch, first
-):
-    disk = Disk()
-    writers = [LineWriter.to_file(tmp_path / "server.log") for _ in range(2)]
-    monkeypatch.setattr(os, "write", disk.write)
-    disk.room = 3
-    for writer in writers:
-        writer.write([b"<lost>\n"])
-    disk.room = 1000
-    for number in (first, 1 - first):
-        writers[number].write([b"<%d>\n" % number])
-        writers[number].close()
-    assert disk.held == b"<lo\n<%d>\n<%d>\n" % (first, 1 - first)
-
-
-def test_after_a_full_disk_one_line_says_how_many_were_lost(tmp_path, monkeypatch):
-    disk = Disk()
-    writer = LineWriter.to_file(tmp_path / "server.log")
-    writer.tell = tell
-    monkeypatch.setattr(os, "write", disk.write)
-    writer.write([b"one\n", b"two\n"])
-    writer.write([b"three\n"])
-    disk.room = 1000
-    writer.write([b"four\n"])
-    writer.write([b"five\n"])
-    assert disk.held == b"3 were lost\nfour\nfive\n"
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def followed(tmp_path):
-    path, clock = tmp_path / "server.log", Clock()
-    writer = LineWriter(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640), path=path, clock=clock)
-    yield writer, path, clock
-    writer.close()
-
-
-@pytest.mark.parametrize("recreated", [True, False], ids=["made anew", "not made anew"])
-def test_a_file_that_was_moved_away_is_left_within_a_second(followed, recreated):
-    writer, path, clock = followed
-    writer.write([b"one\n"])
-    moved = path.rename(path.with_suffix(".log.1"))
-    if recreated:
-        path.touch()
-    writer.write([b"two\n"])
-    clock.now += LOOK_EVERY_S
-    writer.write([b"three\n"])
-    writer.write([b"four\n"])
-    assert (moved.read_bytes(), path.read_bytes()) == (b"one\ntwo\n", b"three\nfour\n")
-
-
-def test_a_file_that_was_removed_is_made_anew_and_only_its_owner_and_group_read_it(followed):
-    writer, path, clock = followed
-    path.unlink()
-    clock.now += LOOK_EVERY_S
-    writer.write([b"one\n"])
-    assert path.read_bytes() == b"one\n"
-    assert path.stat().st_mode & 0o007 == 0
-
-
-@pytest.mark.parametrize("block", [lambda path: path.mkdir(), lambda path: path.parent.rmdir()])
-def test_a_file_that_cannot_be_opened_anew_goes_on_being_written(tmp_path, block, capfd):
-    (tmp_path / "logs").mkdir()
-    path, clock = tmp_path / "logs" / "server.log", Clock()
-    writer = LineWriter(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), path=path, clock=clock)
-    moved = path.rename(tmp_path / "moved.log")
-    block(path)
-    for _ in range(2):
-        clock.now += LOOK_EVERY_S
-        writer.write([b"line\n"])
-    writer.close()
-    assert moved.read_bytes() == b"line\nline\n"
-    assert len(re.findall("cannot be opened anew", capfd.readouterr().err)) == 1
-
-
-def test_a_file_is_looked_for_once_a_second_at_most(followed, monkeypatch):
-    writer, _, clock = followed
-    looks, real = [], os.path.samestat
-    monkeypatch.setattr(os.path, "samestat", lambda *stats: looks.append(1) or real(*stats))
-    for _ in range(100):
-        writer.write([b"line\n"])
-    clock.now += LOOK_EVERY_S
-    for _ in range(100):
-        writer.write([b"line\n"])
-    assert len(looks) == 1
-
-
-ROTATED = """
-import os, sys
-from pathlib import Path
-from mlserver.lines import LineWriter
-now = 0.0
-path = Path(sys.argv[1])
-writer = LineWriter(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), path=path, clock=lambda: now)
-for number in range(3000):
-    now += 0.1
-    writer.write([b"%s %d\\n" % (sys.argv[2].encode(), number)] )
-    if number in (100, 2000):
-        print(number, flush=True)
-        sys.stdin.readline()
-writer.close()
-"""
-
-
-def test_no_line_is_lost_when_a_file_that_two_processes_write_is_rotated(tmp_path):
-    path = tmp_path / "server.log"
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", ROTATED, str(path), name],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
-        for name in "ab"
-    ]  # fmt: skip
-    for turn in (1, 2):
-        for writer in writers:
-            writer.stdout.readline()
-        path.rename(tmp_path / f"server.log.{turn}")
-        for writer in writers:
-            writer.stdin.write("go\n")
-            writer.stdin.flush()
-    for writer in writers:
-        writer.communicate()
-        assert writer.returncode == 0
-    kept = [
-        (tmp_path / name).read_text().splitlines() for name in ("server.log.1", "server.log.2", "server.log")
-    ]
-    assert all(kept)
-    assert sorted(line for lines in kept for line in lines) == sorted(
-        f"{name} {number}" for name in "ab" for number in range(3000)
-    )
-    for name in "ab":
-        own = [int(line.split()[1]) for lines in kept for line in lines if line.startswith(name)]
-        assert own == sorted(own)
-
-
 def test_a_reader_that_does_not_read_is_not_waited_for_and_gets_all_in_order_once_it_reads(piped):
     writer, reader, lost = piped
     lines = numbered(1500)
@@ -408,6 +213,9 @@ class Way:
         taken = data[: self.rooms[self.asked % len(self.rooms)]] if self.rooms else data
         self.held += taken
         return len(taken)
+
+    def forget(self):
+        pass
 
     def close(self):
         pass
@@ -729,3 +537,169 @@ def test_standard_error_that_nobody_reads_blocks_nothing():
                 os.close(read)
             process.kill()
     assert out == b"done"
+
+
+OTHER_USER = """
+import os, sys
+from mlserver.lines import LineWriter
+for change, value in ((os.setgroups, []), (os.setgid, 65534), (os.setuid, 65534)):
+    change(value)
+try:
+    os.open("/proc/self/fd/1", os.O_WRONLY)
+    sys.exit("it may open it")
+except PermissionError:
+    pass
+name, lost, number = sys.argv[1], [], 0
+writer = LineWriter(os.dup(1), on_drop=lost.append)
+while count := sys.stdin.readline():
+    for _ in range(int(count)):
+        writer.write([f"{name} {number:06} ".encode() + b"x" * (number * 37 % 3900) + b"\\n"])
+        number += 1
+    print(sum(lost), file=sys.stderr, flush=True)
+"""
+
+
+class OtherUser:
+    """A process of a user that may not open what it writes to; it writes as many lines as it is asked for."""
+
+    def __init__(self, name, stdout, **popen):
+        self.asked, self.lost = 0, 0
+        command = [sys.executable, "-c", OTHER_USER, name]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE, bufsize=0, **popen
+        )
+
+    def ask(self, count):
+        self.asked += count
+        self.process.stdin.write(b"%d\n" % count)
+
+    def answer(self):
+        """Waits until all of them are written, wait or are lost."""
+        ready, _, _ = select.select([self.process.stderr], [], [], DEADLINE_S)
+        assert ready, "it waits for the reader"
+        self.lost = int(self.process.stderr.readline())
+
+    def end(self):
+        with self.process:
+            self.process.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_several_who_may_not_open_their_pipe_never_wait_for_its_reader_nor_tear_a_line():
+    read, write = os.pipe()
+    others = {name: OtherUser(name, write) for name in "abc"}
+    os.close(write)
+    data = b""
+    try:
+        for _ in range(1000):
+            for other in others.values():
+                other.ask(1)
+            for other in others.values():
+                other.answer()
+            # The room that this makes is what all of them wait for.
+            data += os.read(read, ATOMIC_BYTES)
+        for other in others.values():
+            other.process.stdin.close()
+        while part := os.read(read, FILL):
+            data += part
+    finally:
+        os.close(read)
+        for other in others.values():
+            other.end()
+    lines = data.decode().splitlines()
+    for name, other in others.items():
+        own = [line.split(" ") for line in lines if line.startswith(name)]
+        assert [int(number) for _, number, _ in own] == list(range(other.asked))
+        assert all(text == "x" * (int(number) * 37 % 3900) for _, number, text in own)
+        assert other.lost == 0
+    assert len(lines) == sum(other.asked for other in others.values())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_terminal_of_a_session_is_not_waited_for_by_another_user_either():
+    ours, theirs = pty.openpty()
+    other = OtherUser(
+        "a", theirs, preexec_fn=lambda: (os.setsid(), fcntl.ioctl(theirs, termios.TIOCSCTTY, 0))
+    )
+    try:
+        other.ask(200)
+        other.answer()
+        with os.fdopen(ours, "rb", buffering=0) as reader:
+            lines = read_lines(reader, lambda got: len(got) == 200 and got[-1].count(b"x") == 199 * 37 % 3900)
+    finally:
+        other.end()
+        os.close(theirs)
+    assert [int(line.split()[1]) for line in lines] == list(range(200))
+
+
+def test_a_pipe_that_may_not_be_opened_takes_a_line_whole_or_not_at_all(monkeypatch):
+    read, write = os.pipe()
+    with no_way_of_its_own(monkeypatch):
+        way = _Way(os.dup(write))
+    pages, taken = FILL // ATOMIC_BYTES, []
+
+    def fill():
+        taken.extend(way.send(line) for line in [b"x" * 2999 + b"\n"] * (pages + 1) + [b"y\n"])
+
+    filling = threading.Thread(target=fill, daemon=True)
+    filling.start()
+    filling.join(DEADLINE_S)
+    assert taken == [3000] * pages + [0, 0]
+    assert os.read(read, FILL) == (b"x" * 2999 + b"\n") * pages
+    assert way.send(b"z" * (2 * ATOMIC_BYTES)) == ATOMIC_BYTES
+    assert os.read(read, FILL) == b"z" * ATOMIC_BYTES
+    os.close(read)
+    for _ in range(2):
+        with pytest.raises(BrokenPipeError):
+            way.send(b"y\n")
+    way.close()
+    os.close(write)
+
+
+def in_a_fork(work):
+    if not (child := os.fork()):
+        try:
+            work()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
+def test_a_forked_process_has_a_pipe_of_its_own_to_move_lines_from(monkeypatch):
+    read, write = os.pipe()
+    with no_way_of_its_own(monkeypatch):
+        writer = LineWriter(write)
+    writer.write([b"first\n"])
+    way = writer._sink._way
+    os.write(way._ours[1], b"under way\n")  # as if another thread were in the middle of it
+    in_a_fork(lambda: writer.write([b"of child\n"]))
+    assert os.read(read, FILL) == b"first\nof child\n"
+    assert os.read(way._ours[0], FILL) == b"under way\n"
+    writer.close()
+    os.close(read)
+
+
+def test_lines_that_were_lost_before_a_fork_are_told_by_the_parent_alone(piped):
+    writer, reader, _ = piped
+    writer.lose(3, "for the sake of it")
+    in_a_fork(lambda: writer.write([b"of child\n"]))
+    writer.write([b"of parent\n"])
+    assert os.read(reader.fileno(), FILL) == b"of child\n3 were lost\nof parent\n"
+
+
+def test_a_line_that_was_begun_before_a_fork_is_for_the_parent_to_end(on_way):
+    way, lost = Way([0, 2], {3}), []
+    writer = on_way(way, lost)
+    writer.write([b"of parent\n"])
+    assert writer._sink._write_waiting() is False
+    assert (way.held, way.asked) == (b"of", 1)
+    assert writer._sink._write_waiting() is False
+    writer._forked()  # as in the child
+    writer._sink.thread = threading.current_thread()
+    writer.write([b"lost\n"])
+    assert writer._sink._write_waiting() is True
+    assert lost == [1]
+    way.rooms = []
+    writer.write([b"of child\n"])
+    assert writer._sink._write_waiting() is True
+    assert way.held == b"ofof child\n"

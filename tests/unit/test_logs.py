@@ -410,6 +410,7 @@ class TestRedaction:
         redaction = Redaction(["ssn"])
         monkeypatch.setattr(redaction, "hide", lambda bodies: 1 / 0)
         lines, call = Lines(), failed(ValueError("123-45-6789"), body=b'{"ssn": "123-45-6789"}')
+        call.method = "123-45-6789"
         with pytest.raises(RuntimeError):
             a_log(lines, redaction=redaction)([call], [])
         assert b"6789" not in lines.written[0][0]

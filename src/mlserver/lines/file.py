@@ -18,6 +18,8 @@ LOOK_EVERY_S = 1.0
 """How often a file is compared with what its path names."""
 MAX_LINE = 2**20
 """Bytes of a line."""
+_COMPARED = 256
+"""Bytes by which a part of a line is known again."""
 
 
 def open_file(path: Path) -> int:
@@ -73,7 +75,7 @@ class File:
         if self._path is not None and self._clock() >= self._look_at:
             self._look_at = self._clock() + LOOK_EVERY_S
             self._follow(self._path)
-        if self._failed:  # so it was for others, one of whom may have left a part of a line, or mended it
+        if self._failed:  # so it was for others, one of whom may have left a part of a line, or ended it
             self._torn = self._ends_torn()
         if self._losses.untold and (notice := self._losses.notice()):
             if self._append([notice]):
@@ -96,7 +98,7 @@ class File:
 
     def _append(self, lines: Sequence[bytes]) -> int:
         """Writes as far as it can; the number of lines that were lost."""
-        # What a full disk cut off must not swallow the next line.
+        # What was cut off, and could not be ended, must not swallow the next line.
         data, written = b"\n" * self._torn + b"".join(lines), 0
         try:
             while written < len(data):
@@ -105,16 +107,37 @@ class File:
             self._reason = error.strerror or "unknown error"
         whole = written - self._torn
         if written:
-            self._torn = data[written - 1 : written] != b"\n"
+            self._torn = data[written - 1 : written] != b"\n" and not self._end_in_place(data[:written])
         self._failed = written < len(data)
         if not self._failed:
             return 0
         lost = 0
         for line in lines:
             whole -= len(line)
-            # One that lacks only its end is not lost: the next line brings it.
+            # One that lacks only its end is not lost if the next line brings it.
             lost += whole < (-1 if self._torn else 0)
         return lost
+
+    def _end_in_place(self, written: bytes) -> bool:
+        """Makes the last byte of what a full disk cut off the end of its line: so it takes no room.
+
+        At once, since any other process may be the next to write. What one has written by then
+        is whole again.
+        """
+        part = written[-_COMPARED:]
+        try:
+            end = os.lseek(self._descriptor, 0, os.SEEK_CUR)
+            opened = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            # Standard output's place is shared: another process may have moved it.
+            ours = os.pread(opened, len(part), end - len(part)) == part
+            return ours and os.pwrite(opened, b"\n", end - 1) == 1
+        except OSError:
+            return False
+        finally:
+            os.close(opened)
 
     def _ends_torn(self) -> bool:
         """Whether a line, of any process, was cut off at the end of the file; as far as it can be read."""

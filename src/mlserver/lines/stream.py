@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -81,6 +82,7 @@ class Stream:
     def forget(self, lock: Lock) -> None:
         """In a forked process: what waits is its parent's to write."""
         self.lock, self.thread, self._writing = lock, None, False
+        self._way.forget()
         self._waiting.clear()
         self._size, self._losing, self._begun = 0, False, False
 
@@ -203,22 +205,24 @@ class _Way:
     """A descriptor that is written without waiting, whatever other processes make of it.
 
     A pipe or terminal is opened anew: the flag that says whether writers wait is shared by all who inherited
-    the same opening, such as the shell.
+    the same opening, such as the shell. Into a pipe that may not be opened, lines are moved from one of ours.
     """
 
     def __init__(self, descriptor: int) -> None:
-        self._socket = None
+        self._socket: socket.socket | None = None
+        self._moves = False
+        self._ours: tuple[int, int] | None = None  # what lines are moved from: empty between two calls
         self._polled: select.poll | None = None
-        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISSOCK(mode):
             self._socket = socket.socket(fileno=descriptor)
-        else:
-            try:
-                access = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
-                own = os.open(f"/proc/self/fd/{descriptor}", access | _OPEN)
-                os.close(descriptor)
-                descriptor = own
-            except OSError:  # of another user, or without a reader
-                self._polled = _poll(descriptor)
+        elif (own := _opened_anew(descriptor)) is not None:
+            os.close(descriptor)
+            descriptor = own
+        elif stat.S_ISFIFO(mode):
+            self._moves = True
+        else:  # another user's terminal, and not that of this session: nothing can write to it but by waiting
+            self._polled = _poll(descriptor)
         self._descriptor = descriptor
 
     def send(self, data: bytes) -> int:
@@ -230,6 +234,8 @@ class _Way:
         try:
             if self._socket is not None:
                 return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            if self._moves:
+                return self._move(data[:ATOMIC_BYTES])
             if self._polled is None:
                 return os.write(self._descriptor, data)
             return os.write(self._descriptor, data[:ATOMIC_BYTES]) if self._polled.poll(0) else 0
@@ -240,12 +246,46 @@ class _Way:
         """Tells when there is room."""
         return _poll(self._descriptor)
 
+    def forget(self) -> None:
+        """In a forked process: the pipe that lines are moved from is its parent's, too."""
+        for end in self._ours or ():
+            os.close(end)
+        self._ours = None
+
     def close(self) -> None:
+        self.forget()
         if self._socket is not None:
             self._socket.close()
         elif self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
+
+    def _move(self, data: bytes) -> int:
+        """Puts in all or nothing: at most a page, which goes from one pipe to the other as it is.
+
+        A write with RWF_NOWAIT would be one call less, but named pipes do not take it.
+        """
+        if self._ours is None:
+            self._ours = os.pipe()
+        source, target = self._ours
+        moved, written = 0, os.write(target, data)
+        try:
+            moved = os.splice(source, self._descriptor, written, flags=os.SPLICE_F_NONBLOCK)
+        finally:
+            if moved < written:
+                os.read(source, written)
+        return moved
+
+
+def _opened_anew(descriptor: int) -> int | None:
+    """The same pipe or terminal; None if it may not be opened, or has no reader."""
+    access = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+    with contextlib.suppress(OSError):
+        return os.open(f"/proc/self/fd/{descriptor}", access | _OPEN)
+    with contextlib.suppress(OSError):
+        os.tcgetpgrp(descriptor)  # fails unless it is this session's terminal, which any user may open
+        return os.open("/dev/tty", access | _OPEN)
+    return None
 
 
 def _poll(descriptor: int) -> select.poll:

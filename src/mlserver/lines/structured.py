@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 _OPTIONS = ("exc_info", "stack_info")
 
 
+class _Logger(structlog.stdlib.BoundLogger):
+    """With the methods that a logger has where ``structlog`` is not configured at all."""
+
+    msg = structlog.stdlib.BoundLogger.info
+    amsg = structlog.stdlib.BoundLogger.ainfo
+    awarn = structlog.stdlib.BoundLogger.awarning
+
+
 def use_structlog() -> None:
     """Hands all events of ``structlog`` to ``logging``, those of loggers that were made before, too."""
     structlog.configure(
@@ -26,8 +34,7 @@ def use_structlog() -> None:
             _to_logging,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
+        wrapper_class=_Logger,
     )
 
 

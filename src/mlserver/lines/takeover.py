@@ -137,9 +137,9 @@ class _LineHandler(logging.Handler):
         message, given = _message(record, hide), _given(record)
         fields: dict[str, Any] = {
             "timestamp": timestamp(record.created),
-            "level": record.levelname,
+            "level": cut(without(record.levelname, hide)),
             "message": cut(without(message, hide)),
-            "logger": record.name,
+            "logger": cut(without(record.name, hide)),
             "worker": self._worker,
             **bound_fields.get(),
         }

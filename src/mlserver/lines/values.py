@@ -142,7 +142,10 @@ class _Simplifier:
                 made[MORE] = MORE
                 break
             self._left -= 1
-            made[key_of(key, self._hide)] = self.of(value)
+            name = key_of(key, self._hide)
+            while name in made:  # keys may differ and yet have the same text
+                name = f"{name}_{len(made)}"
+            made[name] = self.of(value)
         return made
 
 

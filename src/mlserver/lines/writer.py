@@ -119,6 +119,7 @@ class LineWriter:
 
     def _forked(self) -> None:
         self._lock = threading.RLock()  # another thread of the parent's may have held it
+        self._losses.untold = 0  # the parent tells them
         self._sink.forget(self._lock)
 
 

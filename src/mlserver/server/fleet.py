@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from mlserver.config import Config
+    from mlserver.lines import LineWriter
     from mlserver.server.metrics import FleetMetrics
 
 LOAD_S = 600.0
@@ -67,11 +68,19 @@ class Fleet:
         sockets: the listening sockets, one per slot; closed when the fleet stops.
         metrics: of the whole server; its pages are the workers' to write.
         log: descriptor for log lines.
+        printing: takes what workers print, if that is not to go to the standard error itself.
     """
 
     def __init__(
-        self, config: Config, *, sockets: Sequence[socket.socket], metrics: FleetMetrics, log: int
+        self,
+        config: Config,
+        *,
+        sockets: Sequence[socket.socket],
+        metrics: FleetMetrics,
+        log: int,
+        printing: LineWriter | None = None,
     ) -> None:
+        self._printing = printing
         self.crashed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done, with what to say, when the workers of a slot cannot even start."""
         self.draining = False
@@ -211,7 +220,9 @@ class Fleet:
             log=self._log,
             log_level=self._log_level or log_level,
         )
-        worker = await Worker.start(launch, log_level=log_level, id_=next(self._ids))
+        worker = await Worker.start(
+            launch, log_level=log_level, id_=next(self._ids), printing=self._printing
+        )
         self._workers.append(worker)
         self._spawn(self._follow(worker), self._followers)
         return worker

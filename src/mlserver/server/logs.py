@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from mlserver.errors import ConfigError, Fault
@@ -28,7 +30,10 @@ def open_log(config: Config, descriptor: int) -> LineWriter:
 
 
 def log_to(writer: LineWriter, config: Config, *, worker: int | None = None) -> None:
-    """Makes a line, as the configuration says, of all that this process logs and of what ends it."""
+    """Makes a line, as the configuration says, of all that this process logs and of what ends it.
+
+    What a worker prints leaves it line by line: a buffer's end is no place to cut one.
+    """
     settings = config.observability
     form = form_of(
         structured=settings.structured_logging,
@@ -42,4 +47,6 @@ def log_to(writer: LineWriter, config: Config, *, worker: int | None = None) -> 
 
         hide = Redaction((), settings.payloads.redact_patterns).text
     level = logging.getLevelNamesMapping()[settings.log_level]
+    if worker is not None and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     take_over(writer, form, level=level, worker=worker, hide=hide)

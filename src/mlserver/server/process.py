@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -28,11 +29,14 @@ from mlserver.server.control import (
     Started,
 )
 from mlserver.server.lifeline import signals_held
+from mlserver.server.output import Output
 from mlserver.server.slots import Member
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
     from collections.abc import Awaitable, Callable
+
+    from mlserver.lines import LineWriter
 
 STDERR = 2
 LAST_WORDS_S = 1.0
@@ -55,6 +59,8 @@ class Worker:
     """What its configuration says."""
     process: Process
     control: socket.socket
+    output: Output | None = None
+    """What it prints, unless that goes to the standard error itself."""
     born: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
     """When it last said something."""
@@ -80,21 +86,26 @@ class Worker:
     _told: dict[type[Message], Message] = field(default_factory=dict)
 
     @classmethod
-    async def start(cls, launch: Launch, *, log_level: str, id_: int) -> Self:
+    async def start(
+        cls, launch: Launch, *, log_level: str, id_: int, printing: LineWriter | None = None
+    ) -> Self:
         """Starts a fresh interpreter that inherits only what the launch names.
 
-        Its standard output is the standard error: log lines go their own way, where no print can tear them.
+        Its standard output is as its standard error, and where log lines go there, too, neither is the
+        server's own: no print can tear them.
 
         Args:
             launch: what it is to be.
             log_level: what its configuration says.
             id_: higher than that of any worker before it.
+            printing: takes what it prints, in whole lines; without, it has the standard error itself.
 
         Raises:
             OSError: the system does not give another process.
         """
         ours, theirs = socket.socketpair()
-        with theirs, signals_held():
+        output = Output(printing) if printing is not None else None
+        with theirs, signals_held(), output or nullcontext(STDERR) as printed:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",  # the current folder is no place to import from
@@ -103,10 +114,11 @@ class Worker:
                 str(theirs.fileno()),
                 str(os.getpid()),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=STDERR,
+                stdout=printed,
+                stderr=printed,
                 pass_fds=(theirs.fileno(), *launch.sockets, *launch.pages, launch.log),
             )
-        return cls(id_, launch, log_level, process, ours)
+        return cls(id_, launch, log_level, process, ours, output)
 
     def __str__(self) -> str:
         return f"Worker {self.launch.slot} (pid {self.process.pid})"
@@ -157,6 +169,8 @@ class Worker:
         # A predictor may have forked a process that holds the channel open; the worker has said all it will.
         await asyncio.wait({listening}, timeout=LAST_WORDS_S)
         listening.cancel()
+        if self.output is not None:
+            self.output.take_rest()
         self.up = self.ready = False  # whatever its last words were
         for event in (self.settled, self.finished, self.gone):
             event.set()

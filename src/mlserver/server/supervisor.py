@@ -15,6 +15,7 @@ from setproctitle import setproctitle
 from mlserver.config import load_config
 from mlserver.config.surroundings import privacy_risk
 from mlserver.errors import RequestError
+from mlserver.lines import LineWriter
 from mlserver.server import sockets
 from mlserver.server.fleet import Fleet
 from mlserver.server.limits import Limits
@@ -22,6 +23,8 @@ from mlserver.server.listener import Listener
 from mlserver.server.logs import log_to, open_log
 from mlserver.server.management import Management
 from mlserver.server.metrics import FleetMetrics
+from mlserver.server.output import go_the_same_way
+from mlserver.server.process import STDERR
 from mlserver.server.reload import Reload
 from mlserver.server.verbosity import Verbosity
 
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from mlserver.config import Config
-    from mlserver.lines import LineWriter
 
 STDOUT = 1
 LAST_ANSWERS_S = 1.0
@@ -87,7 +89,10 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._metrics = FleetMetrics(config, slots=len(data))
-        self._fleet = Fleet(config, sockets=data, metrics=self._metrics, log=self._log)
+        self._printing = self._line_up_prints()
+        self._fleet = Fleet(
+            config, sockets=data, metrics=self._metrics, log=self._log, printing=self._printing
+        )
         self._verbosity = Verbosity(config.observability.log_level, tell=self._fleet.set_log_level)
         self._reload = Reload(config, self._fleet, load=self._load, adopt=self._adopt)
         self._adopt(config)
@@ -107,6 +112,15 @@ class Supervisor:
             await management.close(LAST_ANSWERS_S)
         _logger.info("Stopped")
         return 1 if faults else 0
+
+    def _line_up_prints(self) -> LineWriter | None:
+        """What takes the prints of workers, if log lines go there, too.
+
+        Also while there is a log file: the next reload may be without.
+        """
+        if not go_the_same_way(self._log, STDERR):
+            return None
+        return LineWriter(os.dup(self._log), on_drop=partial(self._metrics.note_dropped, "logs"))
 
     def _load(self) -> Config:
         """The configuration as it is now.
@@ -132,6 +146,8 @@ class Supervisor:
         if self._writer is not None:
             self._writer.close()
         self._writer = writer
+        if self._printing is not None:
+            self._printing.tell = writer.tell
         self._verbosity.adopt(config.observability.log_level)
         self._metrics.adopt(config)
         if risk := privacy_risk(config):
