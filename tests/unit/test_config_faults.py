@@ -111,6 +111,14 @@ def faults(load, folder):
         ),
         ("observability: {log_file: none/x.log}", "observability.log_file: there is no folder none; make it"),
         ("observability: {log_file: .}", "observability.log_file: "),
+        (
+            "observability: {log_file: /dev/stdout}",
+            "observability.log_file: /dev/stdout is another place in each process",
+        ),
+        (
+            "observability: {log_file: /proc/self/fd/1}",
+            "observability.log_file: /proc/self/fd/1 is another place",
+        ),
         ("observability: {metrics_prefix: 9x}", 'observability.metrics_prefix: got "9x", expected the start'),
         (
             "observability: {metrics_endpoint: metrics}",

@@ -121,7 +121,24 @@ def test_whoever_meets_a_full_disk_ends_what_was_cut_off_for_all(tmp_path, disk,
         met.write([b"<met>\n"])
         met.close()
         idle.close()
-    assert path.read_bytes() == b"<lo\n<idle>\n<met>\n"
+    assert path.read_bytes() == b"<lo\n<idle>\n\n<met>\n"
+
+
+def test_a_reader_that_has_read_a_part_of_a_line_before_it_was_ended_sees_the_next_line_whole(
+    tmp_path, disk, monkeypatch
+):
+    path, seen = tmp_path / "server.log", []
+    writer = LineWriter.to_file(path)
+    with path.open("rb", buffering=0) as reader:
+        seek = os.lseek
+        monkeypatch.setattr(os, "lseek", lambda *args: seen.append(reader.read()) or seek(*args))
+        disk.room = 4
+        writer.write([b"<lost>\n"])
+        disk.room = 1000
+        writer.write([b"<next>\n"])
+        seen.append(reader.read())
+    writer.close()
+    assert seen == [b"<los", b"\n<next>\n"]
 
 
 def test_what_another_process_appended_to_a_part_of_a_line_is_whole_again(tmp_path, disk, monkeypatch):
@@ -143,23 +160,22 @@ def test_what_another_process_appended_to_a_part_of_a_line_is_whole_again(tmp_pa
 
 
 def test_a_place_that_another_process_has_moved_is_not_written_to(tmp_path, disk, monkeypatch):
-    path, dropped = tmp_path / "server.log", []
+    path = tmp_path / "server.log"
     opened = os.open(path, os.O_WRONLY | os.O_CREAT)
-    writers = [LineWriter(os.dup(opened), on_drop=dropped.append) for _ in range(2)]
+    writer = LineWriter(os.dup(opened))
     seek = os.lseek
 
     def late(*args):
         disk.room = 1000
-        writers[1].write([b"<between>\n"])
+        os.write(opened, b"<between>")
         return seek(*args)
 
     monkeypatch.setattr(os, "lseek", late)
     disk.room = 4
-    writers[0].write([b"<lost>\n"])
-    for writer in writers:
-        writer.close()
+    writer.write([b"<lost>\n"])
+    writer.close()
     os.close(opened)
-    assert path.read_bytes() == b"<los<between>\n"
+    assert path.read_bytes() == b"<los<between>"
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -312,6 +312,7 @@ def test_keys_that_are_the_same_as_text_are_told_apart():
         "1_2": "c",
         "2": "d",
     }
+    assert simple({"1": 1, "1_2": 2, 1: 3}, limit=100) == {"1": 1, "1_2": 2, "1_2_2": 3}
     people = simple({"Ada": 1, "Bob": 2}, limit=100, hide=lambda text: re.sub("Ada|Bob", "?", text))
     assert people == {"?": 1, "?_1": 2}
 

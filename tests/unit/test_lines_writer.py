@@ -591,7 +591,7 @@ def test_several_who_may_not_open_their_pipe_never_wait_for_its_reader_nor_tear_
     os.close(write)
     data = b""
     try:
-        for _ in range(1000):
+        for _ in range(500):
             for other in others.values():
                 other.ask(1)
             for other in others.values():

@@ -317,6 +317,7 @@ def test_losses_are_counted_from_any_thread(page, metrics):
     assert named(page, "signals_dropped_total") == {
         ("logs",): (8000.0,),
         ("metrics",): (0.0,),
+        ("prints",): (0.0,),
         ("traces",): (0.0,),
         ("user_metrics",): (3.0,),
     }

@@ -43,7 +43,8 @@ def passed_on(chunks):
     """What becomes of what a worker prints before it ends."""
 
     async def print_all():
-        lines = Lines()
+        faults, lines = [], Lines()
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
         output = Output(lines)
         with output as descriptor:
             for chunk in chunks:
@@ -52,6 +53,7 @@ def passed_on(chunks):
                 assert len(output._rest) <= LONGEST
         await until(lambda: output._ours < 0)
         output.take_rest()
+        assert faults == []
         return lines.data
 
     return asyncio.run(print_all())
@@ -185,3 +187,26 @@ def test_descriptors_go_the_same_way_if_they_are_of_one_file_however_they_came_a
     for descriptor in (read, write, other_read, other, copy, first, second):
         os.close(descriptor)
     assert not go_the_same_way(write, copy)
+
+
+def test_a_pipe_that_takes_the_number_of_one_that_has_ended_is_read_like_it():
+    async def print_twice():
+        lines, numbers = Lines(), []
+        for text in (b"one\n", b"two\n"):
+            output = Output(lines)
+            with output as descriptor:
+                numbers.append(output._ours)
+                os.write(descriptor, text)
+            await until(lambda ended=output: ended._ours < 0)
+        return lines.data, numbers
+
+    data, (first, second) = asyncio.run(print_twice())
+    assert first == second
+    assert data == b"one\ntwo\n"
+
+
+def test_terminals_are_left_to_people():
+    ours, theirs = os.openpty()
+    assert not go_the_same_way(theirs, theirs)
+    os.close(ours)
+    os.close(theirs)

@@ -200,11 +200,18 @@ def _bounds_faults(name: str, bounds: Any) -> list[tuple[str, str]]:
     return []
 
 
+_DESCRIPTORS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/")
+
+
 def log_target(value: Path) -> Path:
     if not value.name.isprintable():
         raise ValueError
     if _is_folder(value):
         raise wrong(f"{value} is a folder; expected the path of a file")
+    if str(value).startswith(_DESCRIPTORS):
+        raise wrong(
+            f"{value} is another place in each process; leave log_file out, and lines go to standard output"
+        )
     if not _is_folder(value.parent):
         raise wrong(f"there is no folder {value.parent}; make it, or name a file in another one")
     return value

@@ -49,7 +49,7 @@ class File:
         self._path = path
         self._clock = clock or time.monotonic
         self._look_at = self._clock() + LOOK_EVERY_S
-        self._torn = self._failed = False
+        self._torn = self._failed = self._ended = False
         self._reason = ""
         self._writing = False
         self._later: list[bytes] = []
@@ -75,7 +75,7 @@ class File:
         if self._path is not None and self._clock() >= self._look_at:
             self._look_at = self._clock() + LOOK_EVERY_S
             self._follow(self._path)
-        if self._failed:  # so it was for others, one of whom may have left a part of a line, or ended it
+        if self._failed and not self._ended:  # nor could others, one of whom may have left a part of a line
             self._torn = self._ends_torn()
         if self._losses.untold and (notice := self._losses.notice()):
             if self._append([notice]):
@@ -98,7 +98,8 @@ class File:
 
     def _append(self, lines: Sequence[bytes]) -> int:
         """Writes as far as it can; the number of lines that were lost."""
-        # What was cut off, and could not be ended, must not swallow the next line.
+        # What was cut off must not swallow the next line. Even if it was ended in place: whoever follows the
+        # file may have read it before that.
         data, written = b"\n" * self._torn + b"".join(lines), 0
         try:
             while written < len(data):
@@ -107,7 +108,8 @@ class File:
             self._reason = error.strerror or "unknown error"
         whole = written - self._torn
         if written:
-            self._torn = data[written - 1 : written] != b"\n" and not self._end_in_place(data[:written])
+            self._torn = data[written - 1 : written] != b"\n"
+            self._ended = self._torn and self._end_in_place(data[:written])
         self._failed = written < len(data)
         if not self._failed:
             return 0
@@ -115,7 +117,7 @@ class File:
         for line in lines:
             whole -= len(line)
             # One that lacks only its end is not lost if the next line brings it.
-            lost += whole < (-1 if self._torn else 0)
+            lost += whole < (-1 if self._torn and not self._ended else 0)
         return lost
 
     def _end_in_place(self, written: bytes) -> bool:
@@ -169,4 +171,5 @@ class File:
             os.close(descriptor)
             return
         os.close(self._descriptor)
-        self._descriptor, self._torn, self._failed = descriptor, False, False
+        self._descriptor = descriptor
+        self._torn = self._failed = self._ended = False

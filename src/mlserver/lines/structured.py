@@ -35,6 +35,7 @@ def use_structlog() -> None:
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=_Logger,
+        cache_logger_on_first_use=False,
     )
 
 

@@ -220,9 +220,7 @@ class Fleet:
             log=self._log,
             log_level=self._log_level or log_level,
         )
-        worker = await Worker.start(
-            launch, log_level=log_level, id_=next(self._ids), printing=self._printing
-        )
+        worker = await Worker.start(launch, log_level=log_level, id_=next(self._ids), printing=self._printing)
         self._workers.append(worker)
         self._spawn(self._follow(worker), self._followers)
         return worker

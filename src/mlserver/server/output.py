@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from mlserver.lines import ATOMIC_BYTES
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from mlserver.lines import LineWriter
@@ -20,12 +22,16 @@ READ_BYTES = 1 << 12
 """Taken in one turn of the event loop."""
 
 
-def go_the_same_way(first: int, second: int) -> bool:
-    """Whether two descriptors are of one pipe, terminal, socket or file."""
+def go_the_same_way(first: int | Path, second: int | Path) -> bool:
+    """Whether two descriptors, or paths, are of one pipe, socket or file.
+
+    Terminals are not meant: people look at them, and want to see a line grow.
+    """
     try:
-        return os.path.samestat(os.fstat(first), os.fstat(second))
+        found = os.stat(first), os.stat(second)  # noqa: PTH116  # a descriptor has no Path
     except OSError:
         return False
+    return os.path.samestat(*found) and not stat.S_ISCHR(found[0].st_mode)
 
 
 class Output:

@@ -89,7 +89,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._metrics = FleetMetrics(config, slots=len(data))
-        self._printing = self._line_up_prints()
+        self._printing = self._line_up_prints(config)
         self._fleet = Fleet(
             config, sockets=data, metrics=self._metrics, log=self._log, printing=self._printing
         )
@@ -113,14 +113,12 @@ class Supervisor:
         _logger.info("Stopped")
         return 1 if faults else 0
 
-    def _line_up_prints(self) -> LineWriter | None:
-        """What takes the prints of workers, if log lines go there, too.
-
-        Also while there is a log file: the next reload may be without.
-        """
-        if not go_the_same_way(self._log, STDERR):
+    def _line_up_prints(self, config: Config) -> LineWriter | None:
+        """What takes the prints of workers, if log lines go there, too, or may do after a reload."""
+        places = (self._log, config.observability.log_file)
+        if not any(place is not None and go_the_same_way(place, STDERR) for place in places):
             return None
-        return LineWriter(os.dup(self._log), on_drop=partial(self._metrics.note_dropped, "logs"))
+        return LineWriter(os.dup(STDERR), on_drop=partial(self._metrics.note_dropped, "prints"))
 
     def _load(self) -> Config:
         """The configuration as it is now.

@@ -27,8 +27,8 @@ OVERFLOW = "__overflow__"
 REJECTIONS = ("queue_full", "overloaded", "not_ready")
 """Codes of errors that turn away requests which were in order."""
 
-DROPPABLE = ("logs", "metrics", "traces", "user_metrics")
-"""Signals whose losses are counted."""
+DROPPABLE = ("logs", "metrics", "prints", "traces", "user_metrics")
+"""Signals whose losses are counted. ``prints``: what workers print, where that goes the way of log lines."""
 
 SUFFIXES: Mapping[str, frozenset[str]] = {
     "counter": frozenset({"_total"}),
