@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import logging
 import re
 import sys
 import threading
+import unicodedata
 import warnings
+from urllib.parse import quote_plus, unquote_plus
 
 import pytest
 import structlog
@@ -22,11 +25,14 @@ SECRETS = {"income": NUMBER, "account": WHOLE, "name": NAME, "address": LONG}
 REDACT = ["Income", "ACCOUNT", "name", "address"]
 
 PREDICTOR = """
+import html
 import logging
 import sys
 import time
+import unicodedata
 import warnings
 
+import httpx
 import structlog
 
 early = structlog.get_logger()
@@ -52,6 +58,14 @@ class Loan:
                     raise KeyError(name, account) from error
             case "raise group":
                 raise ExceptionGroup(name, [ValueError(income), TypeError(address[:20]), KeyError(str(account))])
+            case "ask":
+                asked = {"name": name, "address": address, "account": account}
+                request = httpx.Request("GET", "http://127.0.0.1/people", params=asked)
+                httpx.Response(404, request=request).raise_for_status()
+            case "escape":
+                log = logging.getLogger("loan")
+                log.info("for %s in %s", html.escape(name), unicodedata.normalize("NFD", address))
+                raise ValueError("_".join(name.split()) + html.escape(address) + address.replace(" ", "\\t"))
             case "exit":
                 sys.exit(f"{name} {account}")
             case "log":
@@ -85,6 +99,15 @@ class Loan:
 """
 
 
+WAYS = [
+    lambda value: quote_plus(str(value)),
+    lambda value: html.escape(str(value)),
+    lambda value: unicodedata.normalize("NFD", str(value)),
+    lambda value: json.dumps("\t".join(str(value).split())),
+    lambda value: "_".join(str(value).split()),
+]
+
+
 def a_row(todo, **changes):
     return {"todo": todo, **SECRETS, **changes}
 
@@ -100,13 +123,20 @@ def parts(secret):
 
 def told(text):
     """Parts of the secrets that are in a text."""
-    texts = {text.casefold(), re.sub(r"[.,_]", "", text)}
+    texts = {
+        text,
+        re.sub(r"[.,_]", "", text),
+        unquote_plus(text),
+        html.unescape(text),
+        re.sub(r"(\\[nt]|_)+", " ", text),
+    }
+    texts = {unicodedata.normalize("NFC", one).casefold() for one in texts}
     return [part for secret in SECRETS.values() for part in parts(secret) for text in texts if part in text]
 
 
 def test_the_search_finds_what_it_should():
     for secret in SECRETS.values():
-        for form in (str, repr, ascii, json.dumps, lambda value: json.dumps(json.dumps(value))):
+        for form in (str, repr, ascii, json.dumps, lambda value: json.dumps(json.dumps(value)), *WAYS):
             assert told(f"before {form(secret)} after")
     assert told(f"{NUMBER:.3e} {WHOLE:,}") == ["73519", "91827"] or told(f"{NUMBER:.4e}")
     assert not told("2026-11-23T18:34:36.490Z nothing")
@@ -167,7 +197,7 @@ FORMS = [lambda row: {"records": [row]}, lambda row: {"instances": [row]}, split
 @pytest.mark.parametrize(
     ("todo", "status"),
     [
-        ("nothing", 200), ("raise", 500), ("raise from", 500), ("raise group", 500), ("exit", 500), ("log", 200),
+        ("nothing", 200), ("raise", 500), ("raise from", 500), ("raise group", 500), ("ask", 500), ("escape", 500), ("exit", 500), ("log", 200),
         ("echo", 200), ("odd", 500), ("short", 500), ("cannot be sent", 500),
     ],
 )  # fmt: skip

@@ -214,16 +214,26 @@ def test_validate_refuses_a_log_file_that_cannot_be_written(write, capsys, tmp_p
     assert err.startswith(f"mlserver: observability.log_file: {tmp_path}/server.log: expected")
 
 
-def test_validate_warns_of_bodies_in_the_log(write, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("payloads", "left_out"),
+    [
+        ({}, "nothing"),
+        ({"redact": ["name", "city"]}, "name, city"),
+        ({"redact": ["name"], "redact_patterns": ["O'Hara"]}, "name, what matches 1 pattern"),
+        ({"redact_patterns": ["O'Hara", "Ada"]}, "what matches 2 patterns"),
+    ],
+)
+def test_validate_warns_of_bodies_in_the_log(write, capsys, tmp_path, payloads, left_out):
     (tmp_path / "my_predictor.py").touch()
-    observability = {"log_payloads": True, "payloads": {"redact": ["name"]}}
+    observability = {"log_payloads": True, "payloads": payloads}
     assert main(["validate", write(observability=observability)]) == 0
     out, err = capsys.readouterr()
     assert yaml.safe_load(out)["observability"]["log_payloads"] is True
     (line,) = err.splitlines()
     assert line.startswith("mlserver: warning: observability.log_payloads is on: ")
     assert "personal data" in line
-    assert "name" in line
+    assert f"Left out of them: {left_out} (" in line
+    assert "Hara" not in line
 
 
 @pytest.mark.parametrize("port", [8001, "wrong"])

@@ -33,10 +33,13 @@ def privacy_risk(config: Config) -> str | None:
     if not settings.log_payloads:
         return None
     payloads = settings.payloads
-    redacted = ", ".join((*payloads.redact, *payloads.redact_patterns)) or "nothing"
+    redacted = list(payloads.redact)
+    if count := len(payloads.redact_patterns):  # which may hold what they are to hide
+        redacted.append(f"what matches {count} pattern{'s' if count > 1 else ''}")
     return (
         "observability.log_payloads is on: the log holds the bodies of requests and responses, which may be "
-        f"personal data. Left out of them: {redacted} (observability.payloads.redact and redact_patterns)."
+        f"personal data. Left out of them: {', '.join(redacted) or 'nothing'} "
+        "(observability.payloads.redact and redact_patterns)."
     )
 
 

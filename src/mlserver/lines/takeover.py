@@ -58,7 +58,7 @@ def take_over(
         worker: number of this worker.
         level: what is below it is not logged.
         more: asked for each line for fields of the moment, such as the ids of a trace.
-        hide: applied to all texts, after what `hidden` says in the context.
+        hide: applied to all texts where `hidden` says nothing, which does as much and more.
     """
     handler = _LineHandler(writer, form, worker=worker, more=more, hide=hide)
     root = logging.getLogger()
@@ -133,7 +133,7 @@ class _LineHandler(logging.Handler):
             self._nested.depth = depth
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        hide = _joined(hidden.get(), self._hide)
+        hide = hidden.get() or self._hide
         message, given = _message(record, hide), _given(record)
         fields: dict[str, Any] = {
             "timestamp": timestamp(record.created),
@@ -219,12 +219,6 @@ class _LineHandler(logging.Handler):
 def _record(name: str, level: int, message: str, more: dict[str, Any]) -> logging.LogRecord:
     made = {"name": name, "levelno": level, "levelname": logging.getLevelName(level), "msg": message}
     return logging.makeLogRecord(made | more)
-
-
-def _joined(first: Hide | None, second: Hide | None) -> Hide | None:
-    if first is None or second is None:
-        return first or second
-    return lambda text: second(first(text))
 
 
 def _message(record: logging.LogRecord, hide: Hide | None) -> str:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlserver.redaction.body import MAX_TOKENS, Names, leaves, scan
-from mlserver.redaction.covering import Cover, covered, covered_beginning, covers
-from mlserver.redaction.values import TooManyValues, Values, has_escapes, without_escapes
+from mlserver.redaction.covering import Cover, blanked, covered, covered_beginning, covers
+from mlserver.redaction.spelling import readings
+from mlserver.redaction.values import TooManyValues, Values
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from mlserver.redaction.body import Span
+    from mlserver.redaction.body import Scan, Span
+    from mlserver.redaction.spelling import Spelling
 
 __all__ = ["Hidden", "Hide", "Redaction"]
 
 Hide = Callable[[str], str]
 """A text without what must not be shown."""
-WINDOW = 2**16
+WINDOW = 2**12
 """Characters of a text that are looked at: of a longer one only the beginning and the end are left."""
-_BEYOND = 2**12
+_BEYOND = 2**10
 """Characters beyond such a border that are looked at, since a pattern's match may go over it."""
 
 
@@ -68,36 +70,30 @@ class Redaction:
             hidden: hides further values.
             short: also those of few characters, which other things may happen to be.
         """
-        limit = len(data) * 3 if limit is None else limit  # a byte that is no text takes three
-        spans: list[Span] = []
-        end = limit
-        if self.names and data:
-            found = scan(data, self.names, self.features, shown=limit)
-            if found is None:
-                return f"[REDACTED: {len(data)} bytes that are no JSON]"
-            spans, end = found
-        if hidden is not None and hidden.values is None:
-            return f"[REDACTED: {len(data)} bytes]"
-        text = data[: (end + _BEYOND) * 4].decode("utf-8", "replace")[: end + _BEYOND]
-        found_covers = [*covers(spans, '"[REDACTED]"'), *covers(self.matches(text))]
-        if hidden is not None and hidden.values is not None:
-            found_covers += covers(hidden.values.spans(text, short=short))
-        shown, place = covered_beginning(text, found_covers, end=min(end, len(text)), limit=limit)
-        left = len(data) - len(text[:place].encode())
-        return f"{shown}…({left} bytes more)" if place < len(text) and left > 0 else shown
+        return (hidden or self.hide(())).body(data, limit=limit, short=short)
 
-    def matches(self, text: str) -> Iterator[Span]:
-        """Where a pattern matches a text, as it is written or as it is meant."""
+    def matches(self, written: Sequence[Spelling]) -> Iterator[Span]:
+        """Where a pattern matches a text, in any of its `readings` or in one of it as a submitted form."""
         if not self.patterns:
             return
-        for pattern in self.patterns:
-            yield from (match.span() for match in pattern.finditer(text) if match[0])
-        if has_escapes(text):
-            meant, places = without_escapes(text)
+        text = written[0].text
+        form = readings(text.replace("+", " ")) if "+" in text else ()
+        for reading in (*written, *form):
             for pattern in self.patterns:
-                for match in pattern.finditer(meant):
+                for match in pattern.finditer(reading.text):
                     if match[0]:
-                        yield places[match.start()][0], places[match.end() - 1][1]
+                        yield reading.place(*match.span())
+
+
+class _Look(NamedTuple):
+    """What was found in a body."""
+
+    data: bytes
+    limit: int
+    text: str
+    covers: list[Cover]
+    end: int
+    """How far into the text was looked."""
 
 
 class Hidden:
@@ -109,6 +105,8 @@ class Hidden:
     def __init__(self, redaction: Redaction, bodies: list[bytes]) -> None:
         self._redaction = redaction
         self._bodies = bodies
+        self._scans: dict[int, Scan | None] = {}
+        self._looks: dict[tuple[int, bool], _Look] = {}
 
     @cached_property
     def values(self) -> Values | None:
@@ -125,7 +123,7 @@ class Hidden:
         for body in self._bodies:
             if body.count(b",") > MAX_TOKENS:  # commas within strings, too: then more is hidden than need be
                 raise TooManyValues
-            found = scan(body, redaction.names, redaction.features)
+            found = self._scans[id(body)] = scan(body, redaction.names, redaction.features)
             if found is None:  # the model never saw it
                 continue
             text = body.decode()
@@ -147,7 +145,41 @@ class Hidden:
             f"{covered(ending, self._covers(ending), start=_BEYOND)}"
         )
 
-    def _covers(self, text: str) -> Iterator[Cover]:
-        yield from covers(self._redaction.matches(text))
-        if self.values is not None:
-            yield from covers(self.values.spans(text))
+    def body(self, data: bytes, *, limit: int | None = None, short: bool = False) -> str:
+        """A body, as `Redaction.body` has it."""
+        if self.values is None:
+            return f"[REDACTED: {len(data)} bytes]"
+        limit = len(data) * 3 if limit is None else limit  # a byte that is no text takes three
+        look = self._looks.get((id(data), short))
+        if look is None or look.limit < limit:  # a body is asked for with one limit after the other
+            found = self._look(data, limit, short=short)
+            if found is None:
+                return f"[REDACTED: {len(data)} bytes that are no JSON]"
+            look = self._looks[id(data), short] = found
+        text = look.text
+        shown, place = covered_beginning(text, look.covers, end=min(look.end, len(text)), limit=limit)
+        left = len(data) - len(text[:place].encode())
+        return f"{shown}…({left} bytes more)" if place < len(text) and left > 0 else shown
+
+    def _look(self, data: bytes, limit: int, *, short: bool) -> _Look | None:
+        redaction = self._redaction
+        spans: list[Span] = []
+        end = limit
+        if redaction.names and data:
+            if id(data) in self._scans:
+                found = self._scans[id(data)]
+            else:
+                found = scan(data, redaction.names, redaction.features, shown=limit)
+            if found is None:
+                return None
+            spans, end = found.within(limit)
+        text = data[: (end + _BEYOND) * 4].decode("utf-8", "replace")[: end + _BEYOND]
+        found_covers = [*covers(spans, '"[REDACTED]"'), *self._covers(text, spans, short=short)]
+        return _Look(data, limit, text, found_covers, end)
+
+    def _covers(self, text: str, spans: Sequence[Span] = (), *, short: bool = True) -> Iterator[Cover]:
+        """What is to be covered of a text, but for these spans, in which no values are looked for."""
+        if self._redaction.patterns:
+            yield from covers(self._redaction.matches(readings(text)))
+        if self.values:
+            yield from covers(self.values.spans(readings(blanked(text, spans)), short=short))

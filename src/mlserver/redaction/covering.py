@@ -37,6 +37,16 @@ def joined(found: Iterable[Cover]) -> list[Cover]:
     return whole
 
 
+def blanked(text: str, spans: Iterable[Span]) -> str:
+    """A text of the same length in which these parts, given in order, say nothing."""
+    pieces: list[str] = []
+    at = 0
+    for start, end in spans:
+        pieces += text[at:start], "\0" * (min(end, len(text)) - start)
+        at = end
+    return "".join((*pieces, text[at:]))
+
+
 def covered(text: str, found: Iterable[Cover], *, start: int = 0, end: int | None = None) -> str:
     """What stands between two places of a text, its covered parts replaced."""
     stop = len(text) if end is None else end

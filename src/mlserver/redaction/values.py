@@ -1,38 +1,37 @@
 """Values that must not be shown, and where they stand in any text: an error, a traceback, a line of a log.
 
 A text may show a number as ``1234567``, ``1234567.0`` or ``1.23457e+06``, and a string with quotes escaped,
-in capitals or cut off. So numbers are compared as numbers, and strings without escapes, in small letters.
+in capitals or cut off. So numbers are compared as numbers, and strings in the same `spelling`.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from mlserver.redaction.spelling import gapless, has_escapes, readings, small, without_case, without_gaps
+from mlserver.redaction.words import SHORT, ShortWords, Words, is_alone
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mlserver.redaction.body import Span
+    from mlserver.redaction.spelling import Spelling
 
-MAX_VALUES = 10_000
-"""Different values that are looked for, and"""
-MAX_CHARACTERS = 2**18
-"""how long they may be, all together."""
-HEAD = 8
-"""Of a longer string, so many characters at its beginning or end are enough: the rest may be cut off."""
-SHORT = 3
-"""Values of so few characters are hidden where they stand alone, not within words and numbers."""
+MAX_VALUES = 2_000
+"""Different values, and lines of them, that are looked for, and"""
+MAX_CHARACTERS = 2**17
+"""how long they may be, all together, where"""
+_WEIGHT = 8
+"""those count as so many that are not ASCII or may be escaped: they take longer."""
 
-_LONG = 64
 # Possessive: what does not match must not be tried in all the ways that digits can be shared out.
 _NUMBER = re.compile(r"(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d+)?")
 _GROUPED = re.compile(r"(?<!\d)\d{1,3}(?:[,_]\d{3})+(?!\d)(?:\.\d+)?")
-_ESCAPE = re.compile(
-    r"(?:\\+x[0-9a-fA-F]{2})+|(?:\\+u[0-9a-fA-F]{4})+|\\+U[0-9a-fA-F]{8}|\\+[abfnrtv'\"/]?|(?:%[0-9a-fA-F]{2})+"
-)
-_CONTROLS = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+_TRUTH = ("true", "false")
+_MISREAD = re.compile("[\xc2-\xf4][\x80-\xbf]")
+"""Characters that, as ``ascii`` writes them, are also UTF-8 for others."""
 _FLOAT32 = 1.2e-7
 """How far, relatively, a number is moved when it becomes a float32."""
 
@@ -53,49 +52,66 @@ class Values:
 
     def __init__(self, leaves: Iterable[str]) -> None:
         numbers: set[float] = set()
-        words: dict[str, bool] = {}
+        words: set[str] = set()
+        pairs: dict[str, bool] = {}
+        short: dict[str, bool] = {}
+        seen: set[str] = set()
         size = 0
         for leaf in leaves:
-            if leaf == "null" or leaf in words:
+            if leaf == "null" or leaf in seen:
                 continue
-            size += len(leaf)
-            if size > MAX_CHARACTERS or len(words) >= MAX_VALUES:
+            seen.add(leaf)
+            size += len(leaf) * (1 if leaf.isascii() and not has_escapes(leaf) else _WEIGHT)
+            if size > MAX_CHARACTERS:
                 raise TooManyValues
-            words.update(_words(leaf))
             numbers.update(_numbers(leaf))
+            for word in _words(leaf):
+                anywhere = len(word) > SHORT and leaf not in _TRUTH
+                if len(whole := gapless(word)) > SHORT and anywhere:
+                    words.add(whole)
+                elif " " in whole:
+                    pairs[whole] = anywhere
+                elif word:
+                    short[word] = anywhere
+                if max(len(seen), len(words), len(pairs), len(short)) > MAX_VALUES:
+                    raise TooManyValues
         self._numbers = sorted(numbers)
-        self._heads = _Heads(words)
-        self._tails = _Heads({word[::-1]: True for word in words if len(word) > 2 * HEAD})
+        self._words = Words(words)
+        self._pairs = ShortWords(pairs)
+        self._short = ShortWords(short)
 
-    def spans(self, text: str, *, short: bool = True) -> Iterator[Span]:
+    def __bool__(self) -> bool:
+        return bool(self._numbers or self._words or self._pairs or self._short)
+
+    def spans(self, written: Sequence[Spelling], *, short: bool = True) -> Iterator[Span]:
         """Where they stand, in no order.
 
         Args:
-            text: of any length; the time grows with it.
+            written: the text's `readings`; the time grows with it.
             short: find those of few characters, too, which other things may happen to be.
         """
-        if self._numbers:
-            yield from self._numbers_in(text, short=short)
-        if self._heads:
-            yield from self._words_in(_small(text), short=short)
-            if has_escapes(text):
-                meant, places = without_escapes(text)
-                for start, end in self._words_in(_small(meant), short=short):
-                    yield places[start][0], places[end - 1][1]
-
-    def _words_in(self, text: str, *, short: bool) -> Iterator[Span]:
-        yield from self._heads.find(text, short=short)
-        if self._tails:
-            for start, end in self._tails.find(text[::-1], short=short):
-                yield len(text) - end, len(text) - start
+        for reading in written:
+            if self._numbers:
+                for span in self._numbers_in(reading.text, short=short):
+                    yield reading.place(*span)
+            lower = without_case(reading)
+            for span in self._short.find(lower.text, alone=short):
+                yield lower.place(*span)
+            if self._words or self._pairs:
+                even = without_gaps(lower)
+                for span in (*self._words.find(even.text), *self._pairs.find(even.text, alone=short)):
+                    yield even.place(*span)
 
     def _numbers_in(self, text: str, *, short: bool) -> Iterator[Span]:
         for match in _GROUPED.finditer(text):
             if self._is_value(match[0].replace(",", "").replace("_", "")):
                 yield match.span()
+        known: dict[str, bool] = {}
         for match in _NUMBER.finditer(text):
-            alone = len(match[0]) > SHORT or (short and _alone(text, *match.span()))
-            if alone and self._is_value(match[0]):
+            number = match[0]
+            if number not in known:
+                known[number] = self._is_value(number)
+            if known[number] and (len(number) > SHORT or (short and is_alone(text, *match.span()))):
                 yield match.span()
 
     def _is_value(self, number: str) -> bool:
@@ -112,134 +128,21 @@ class Values:
         )
 
 
-class _Heads:
-    """Words by how they begin.
-
-    Args:
-        words: of each, whether it is hidden within other words, too.
-    """
-
-    def __init__(self, words: Mapping[str, bool]) -> None:
-        self._heads = {word[:HEAD]: anywhere for word, anywhere in words.items()}
-        self._lengths = sorted({len(head) for head in self._heads})
-        self._long = sorted(word for word in words if len(word) > HEAD)
-        self._longest = max(map(len, self._long), default=0)
-
-    def __bool__(self) -> bool:
-        return bool(self._heads)
-
-    def find(self, text: str, *, short: bool) -> Iterator[Span]:
-        at, heads = 0, self._heads
-        while at < len(text):
-            end = 0
-            for length in self._lengths:
-                part = text[at : at + length]
-                anywhere = heads.get(part)
-                if anywhere or (anywhere is False and short and _alone(text, at, at + len(part))):
-                    end = at + len(part)
-            if end:
-                end = max(end, at + self._goes_on(text[at : at + _LONG]))
-                if end - at == _LONG:
-                    end = at + self._goes_on(text[at : at + self._longest])
-                yield at, end
-            # Another may begin within this one; where that is long, this is not looked for at every place.
-            at = at + 1 if end - at < _LONG else end - HEAD + 1
-
-    def _goes_on(self, text: str) -> int:
-        """How many characters a text has in common with the beginning of one of the words."""
-        place = bisect_left(self._long, text)
-        return max((_in_common(word, text) for word in self._long[max(0, place - 1) : place + 1]), default=0)
-
-
-def _words(leaf: str) -> Iterator[tuple[str, bool]]:
+def _words(leaf: str) -> Iterator[str]:
     """What to look for: a string, and each line of it, as they are and as they are meant."""
-    if leaf in ("true", "false"):
-        yield leaf, False
+    if leaf.isprintable() and not has_escapes(leaf) and _MISREAD.search(leaf) is None:
+        yield small(leaf).strip()
         return
     for text in {leaf, *leaf.splitlines()}:
-        # The third for what ``ascii`` makes of letters that, as bytes, are also UTF-8 for others.
-        forms = {
-            text,
-            without_escapes(text)[0],
-            text if text.isascii() else without_escapes(ascii(text)[1:-1])[0],
-        }
+        forms = {text, readings(text)[-1].text}
+        if not text.isascii():
+            forms.add(readings(ascii(text)[1:-1])[-1].text)
         for form in forms:
-            if word := _small(form).strip():
-                yield word, len(word) > SHORT
+            yield small(form).strip()
 
 
 def _numbers(leaf: str) -> Iterator[float]:
-    if leaf in ("true", "false"):
+    if leaf in _TRUTH:
         yield float(leaf == "true")
     elif _NUMBER.fullmatch(number := leaf.strip().lstrip("+-")):
         yield float(number)
-
-
-def _small(text: str) -> str:
-    """In small letters, and as long as before."""
-    small = text.lower()
-    return (
-        small if len(small) == len(text) else "".join(low if len(low := c.lower()) == 1 else c for c in text)
-    )
-
-
-def has_escapes(text: str) -> bool:
-    """Whether a text may be written in another way than it is meant."""
-    return "\\" in text or "%" in text
-
-
-def without_escapes(text: str) -> tuple[str, Sequence[Span]]:
-    """A text as it is meant, whatever it was escaped with and however often.
-
-    Returns:
-        the text, and where each of its characters comes from.
-    """
-    pieces: list[str] = []
-    places: list[Span] = []
-    ends = [0]
-    for match in _ESCAPE.finditer(text):
-        start, end = match.span()
-        meant = _meant(match[0])
-        pieces += text[ends[-1] : start], meant
-        places += pairwise(range(ends[-1], start + 1))
-        places += [(start, end)] * len(meant)
-        ends.append(end)
-    pieces.append(text[ends[-1] :])
-    places += pairwise(range(ends[-1], len(text) + 1))
-    return "".join(pieces), places
-
-
-def _meant(escape: str) -> str:
-    if escape[0] == "%":
-        return _of_bytes(escape.replace("%", ""))
-    kind, digits = (escape.lstrip("\\") + " ")[0], escape.replace("\\", "")
-    if kind == "x":
-        return _of_bytes(digits.replace("x", ""))
-    if kind == "u":
-        return bytes.fromhex(digits.replace("u", "")).decode("utf-16-be", "replace")
-    if kind == "U":
-        return chr(min(int(digits[1:], 16), 0x10FFFF))
-    return _CONTROLS.get(kind, digits)
-
-
-def _of_bytes(digits: str) -> str:
-    data = bytes.fromhex(digits)
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
-
-
-def _alone(text: str, start: int, end: int) -> bool:
-    return not (_is_word(text[start - 1 : start]) or _is_word(text[end : end + 1]))
-
-
-def _is_word(character: str) -> bool:
-    return character.isalnum() or character == "_"
-
-
-def _in_common(first: str, second: str) -> int:
-    for index, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
-            return index
-    return min(len(first), len(second))
