@@ -181,6 +181,8 @@ class RequestLog:
         if self._redaction:
             hidden = self._redaction.hide([call.body])
             record["method"] = lines.cut(hidden(call.method))
+            if call.error_type is not None:  # some make classes as they need them
+                record["error_type"] = lines.cut(without(call.error_type, hidden))
         if call.error is not None:
             record |= _failure(call.error, hidden)
         if bodies:
@@ -219,7 +221,7 @@ class RequestLog:
         try:
             record = self._record(call, level_of(call), now)
             if self._redaction:
-                record["method"] = None
+                record["method"] = record["error_type"] = None
             return self._form(record)
         except Exception:  # noqa: BLE001  # the fault that led here is told
             return None

@@ -26,6 +26,8 @@ WINDOW = 2**12
 """Characters of a text that are looked at: of a longer one only the beginning and the end are left."""
 _BEYOND = 2**10
 """Characters beyond such a border that are looked at, since a pattern's match may go over it."""
+_MAX_TOKENS_OF_ALL = 2 * MAX_TOKENS
+"""Of the bodies of one run, about so many values, keys and brackets are looked at."""
 
 
 class Redaction:
@@ -120,8 +122,10 @@ class Hidden:
         redaction = self._redaction
         if not redaction.names:
             return
+        commas = 0  # those within strings, too: then more is hidden than need be
         for body in self._bodies:
-            if body.count(b",") > MAX_TOKENS:  # commas within strings, too: then more is hidden than need be
+            commas += (here := body.count(b","))
+            if here > MAX_TOKENS or commas > _MAX_TOKENS_OF_ALL:
                 raise TooManyValues
             found = self._scans[id(body)] = scan(body, redaction.names, redaction.features)
             if found is None:  # the model never saw it
@@ -138,6 +142,8 @@ class Hidden:
             return f"[REDACTED: {len(text)} characters]"
         if len(text) <= WINDOW:
             return covered(text, self._covers(text))
+        if self.values.longest > _BEYOND:  # a part of one could fill a window, without its ends
+            return f"[REDACTED: {len(text)} characters]"
         half = WINDOW // 2
         beginning, ending = text[: half + _BEYOND], text[-half - _BEYOND :]
         return (

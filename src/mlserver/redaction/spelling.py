@@ -36,7 +36,8 @@ _GAPS = str.maketrans({
 _MANY = 64
 """Characters that are decomposed at once: with many marks in a row the time grows with their square."""
 _ODD = re.compile(r"[^\w\x00-\x7f]+")
-_RUN = re.compile(" {2,}")
+_RUN = re.compile(" {2,}|'{2,}|\"{2,}")
+_BETWEEN_DIGITS = re.compile(r"(?<=\d) (?=\d)")
 
 
 class Spelling(NamedTuple):
@@ -84,18 +85,31 @@ def without_case(given: Spelling) -> Spelling:
 
 
 def without_gaps(given: Spelling) -> Spelling:
-    """A text in which white space, underscores, plus signs and hyphens, however many, are one space."""
-    text = given.text.translate(_GAPS)
-    if "  " not in text:
-        return given._replace(text=text)
+    """A text in which white space, underscores, plus signs and hyphens, however many, are one space.
+
+    Quotes, which are doubled within others by SQL and CSV, are single ones.
+    """
+    return _shortened(given._replace(text=given.text.translate(_GAPS)), _RUN, keep=1)
+
+
+def without_gaps_in_numbers(given: Spelling) -> Spelling:
+    """A text without the spaces between digits."""
+    return _shortened(given, _BETWEEN_DIGITS, keep=0)
+
+
+def _shortened(given: Spelling, run: re.Pattern[str], *, keep: int) -> Spelling:
+    """A text with so many characters only of each match."""
+    text = given.text
     pieces: list[str] = []
     starts: list[int] = []
     at = 0
-    for match in _RUN.finditer(text):
+    for match in run.finditer(text):
         start, end = match.span()
-        pieces.append(text[at : start + 1])
-        starts += range(at, start + 1)
+        pieces.append(text[at : start + keep])
+        starts += range(at, start + keep)
         at = end
+    if not at:
+        return given
     pieces.append(text[at:])
     starts += range(at, len(text) + 1)
     return Spelling("".join(pieces), starts, given)
@@ -113,7 +127,12 @@ def small(text: str) -> str:
 
 def gapless(text: str) -> str:
     """A text as `without_gaps` makes it, without those around it."""
-    return " ".join(text.translate(_GAPS).split())
+    return _RUN.sub(lambda run: run[0][0], " ".join(text.translate(_GAPS).split()))
+
+
+def join_digits(text: str) -> str:
+    """A text as `without_gaps_in_numbers` makes it."""
+    return _BETWEEN_DIGITS.sub("", text)
 
 
 def _without_escapes(given: Spelling) -> Spelling:

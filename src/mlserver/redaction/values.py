@@ -7,10 +7,21 @@ in capitals or cut off. So numbers are compared as numbers, and strings in the s
 from __future__ import annotations
 
 import re
+import string
 from bisect import bisect_left
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from mlserver.redaction.spelling import gapless, has_escapes, readings, small, without_case, without_gaps
+from mlserver.redaction.spelling import (
+    gapless,
+    has_escapes,
+    join_digits,
+    readings,
+    small,
+    without_case,
+    without_gaps,
+    without_gaps_in_numbers,
+)
 from mlserver.redaction.words import SHORT, ShortWords, Words, is_alone
 
 if TYPE_CHECKING:
@@ -32,6 +43,13 @@ _GROUPED = re.compile(r"(?<!\d)\d{1,3}(?:[,_]\d{3})+(?!\d)(?:\.\d+)?")
 _TRUTH = ("true", "false")
 _MISREAD = re.compile("[\xc2-\xf4][\x80-\xbf]")
 """Characters that, as ``ascii`` writes them, are also UTF-8 for others."""
+_AFTER_DOT = re.compile(r"(?:(?<=[^\d]\.)|(?<=^\.))\d++\.?\d*+(?:[eE][-+]?\d+)?")
+"""A number behind a full stop or the dots of ``...``, which may be no decimal point."""
+_LEAST_DIGITS = 6
+"""Of what is found with other gaps between its digits than it was sent with, or with none."""
+_STRETCH = 12
+"""Characters that one of a value may be written as that is no letter or digit of ASCII."""
+_PLAIN = str.maketrans("", "", string.ascii_letters + string.digits)
 _FLOAT32 = 1.2e-7
 """How far, relatively, a number is moved when it becomes a float32."""
 
@@ -55,20 +73,27 @@ class Values:
         words: set[str] = set()
         pairs: dict[str, bool] = {}
         short: dict[str, bool] = {}
+        digits: set[str] = set()
         seen: set[str] = set()
         size = 0
+        self.longest = 0
+        """How many characters of a text one of them may take, whole or in part."""
         for leaf in leaves:
             if leaf == "null" or leaf in seen:
                 continue
             seen.add(leaf)
-            size += len(leaf) * (1 if leaf.isascii() and not has_escapes(leaf) else _WEIGHT)
+            plain = leaf.isascii() and not has_escapes(leaf)
+            size += len(leaf) if plain else len(small(leaf)) * _WEIGHT
             if size > MAX_CHARACTERS:
                 raise TooManyValues
+            self.longest = max(self.longest, len(leaf) + _STRETCH * len(leaf.translate(_PLAIN)))
             numbers.update(_numbers(leaf))
             for word in _words(leaf):
                 anywhere = len(word) > SHORT and leaf not in _TRUTH
                 if len(whole := gapless(word)) > SHORT and anywhere:
                     words.add(whole)
+                    if sum(map(str.isdigit, whole)) >= _LEAST_DIGITS:
+                        digits.add(join_digits(whole))
                 elif " " in whole:
                     pairs[whole] = anywhere
                 elif word:
@@ -77,6 +102,7 @@ class Values:
                     raise TooManyValues
         self._numbers = sorted(numbers)
         self._words = Words(words)
+        self._digits = Words(digits)
         self._pairs = ShortWords(pairs)
         self._short = ShortWords(short)
 
@@ -101,13 +127,18 @@ class Values:
                 even = without_gaps(lower)
                 for span in (*self._words.find(even.text), *self._pairs.find(even.text, alone=short)):
                     yield even.place(*span)
+                if self._digits:
+                    joined = without_gaps_in_numbers(even)
+                    for span in self._digits.find(joined.text):
+                        start, end = joined.place(*span)
+                        yield start, start + len(written[0].text[start:end].rstrip())
 
     def _numbers_in(self, text: str, *, short: bool) -> Iterator[Span]:
         for match in _GROUPED.finditer(text):
             if self._is_value(match[0].replace(",", "").replace("_", "")):
                 yield match.span()
         known: dict[str, bool] = {}
-        for match in _NUMBER.finditer(text):
+        for match in chain(_NUMBER.finditer(text), _AFTER_DOT.finditer(text)):
             number = match[0]
             if number not in known:
                 known[number] = self._is_value(number)
