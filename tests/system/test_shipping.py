@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections import Counter
 from datetime import datetime
 from itertools import count
@@ -26,6 +27,7 @@ pytestmark = needs_rsyslog
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "ship-logs.md"
 FOLDER = "/var/log/mlserver"
 REQUESTS = 8000
+DEADLINE_S = 30.0
 CLIENTS = 6
 WORKERS = 3
 
@@ -117,6 +119,13 @@ class Load:
             "a part of the load",
         )
 
+    def give_until(self, condition):
+        """More and more."""
+        until = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < until
+            self.give(300)
+
     def end(self):
         """All responses."""
         for _ in self._clients:
@@ -167,12 +176,14 @@ def shipped(tmp_path_factory):
         requests.give(3000)
         server.rotate()
         # A file that lives for less than two looks of rsyslog is not seen; so it is with no real one.
-        eventually(server.log.exists, "another file")
+        requests.give_until(server.log.exists)
         os.kill(server.worker_pids[0], signal.SIGKILL)
         first = server.texts[-1][0]
         eventually(lambda: elasticsearch.has(json.loads(first)), "a line of the second file")
         requests.give(3000)
         server.rotate()
+        requests.give_until(server.log.exists)
+        requests.give(2000)
         answers = requests.end()
         server.end()
         eventually(lambda: len(elasticsearch.documents) >= len(server.lines), "the last lines")

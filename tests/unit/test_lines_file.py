@@ -238,13 +238,11 @@ def followed(tmp_path):
     writer.close()
 
 
-@pytest.mark.parametrize("recreated", [True, False], ids=["made anew", "not made anew"])
-def test_a_file_that_was_moved_away_is_left_within_a_second(followed, recreated):
+def test_a_file_that_was_moved_away_and_made_anew_is_left_within_a_second(followed):
     writer, path, clock = followed
     writer.write([b"one\n"])
     moved = path.rename(path.with_suffix(".log.1"))
-    if recreated:
-        path.touch()
+    path.touch()
     writer.write([b"two\n"])
     clock.now += LOOK_EVERY_S
     writer.write([b"three\n"])
@@ -252,11 +250,61 @@ def test_a_file_that_was_moved_away_is_left_within_a_second(followed, recreated)
     assert (moved.read_bytes(), path.read_bytes()) == (b"one\ntwo\n", b"three\nfour\n")
 
 
+def test_a_file_that_was_moved_away_is_made_anew_a_second_after_that_was_seen(followed):
+    writer, path, clock = followed
+    moved = path.rename(path.with_suffix(".log.1"))
+    clock.now += LOOK_EVERY_S
+    writer.write([b"one\n"])
+    clock.now += LOOK_EVERY_S - 0.01
+    writer.write([b"two\n"])
+    assert not path.exists()
+    clock.now += 0.01
+    writer.write([b"three\n"])
+    assert (moved.read_bytes(), path.read_bytes()) == (b"one\ntwo\n", b"three\n")
+
+
+def test_a_file_that_came_back_goes_on(followed):
+    writer, path, clock = followed
+    moved = path.rename(path.with_suffix(".log.1"))
+    clock.now += LOOK_EVERY_S
+    writer.write([b"one\n"])
+    moved.rename(path)
+    for line in (b"two\n", b"three\n"):
+        clock.now += LOOK_EVERY_S
+        writer.write([line])
+    assert path.read_bytes() == b"one\ntwo\nthree\n"
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 0.7)), max_size=30), st.integers(0, 29))
+def test_once_a_file_is_made_anew_nobody_who_keeps_writing_goes_on_in_the_old_one(
+    tmp_path_factory, writes, rotate_at
+):
+    path, clock = tmp_path_factory.mktemp("rotated") / "server.log", Clock()
+    writers = [
+        LineWriter(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), path=path, clock=clock)
+        for _ in range(3)
+    ]
+    moved, old = path.with_suffix(".log.1"), None
+    for number, (writer, pause) in enumerate(writes):
+        if number == rotate_at:
+            path.rename(moved)
+        clock.now += pause
+        writers[writer].write([b"%d\n" % number])
+        if moved.exists() and path.exists():
+            old = moved.read_bytes() if old is None else old
+            assert moved.read_bytes() == old
+    for writer in writers:
+        writer.close()
+    kept = (moved.read_text() if moved.exists() else "") + (path.read_text() if path.exists() else "")
+    assert kept.split() == [str(number) for number in range(len(writes))]
+
+
 def test_a_file_that_was_removed_is_made_anew_and_only_its_owner_and_group_read_it(followed):
     writer, path, clock = followed
     path.unlink()
-    clock.now += LOOK_EVERY_S
-    writer.write([b"one\n"])
+    for line in (b"lost\n", b"one\n"):
+        clock.now += LOOK_EVERY_S
+        writer.write([line])
     assert path.read_bytes() == b"one\n"
     assert path.stat().st_mode & 0o007 == 0
 

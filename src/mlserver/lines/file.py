@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import time
@@ -15,7 +14,10 @@ if TYPE_CHECKING:
     from mlserver.lines.losses import Losses
 
 LOOK_EVERY_S = 1.0
-"""How often a file is compared with what its path names."""
+"""How often a file is compared with what its path names.
+
+Once it is moved away, so long no other is made in its place: by then all that write have seen it, and none
+goes on in the old file when the new one is there, at which whoever ships the lines may leave the old one."""
 MAX_LINE = 2**20
 """Bytes of a line."""
 _COMPARED = 256
@@ -49,6 +51,7 @@ class File:
         self._path = path
         self._clock = clock or time.monotonic
         self._look_at = self._clock() + LOOK_EVERY_S
+        self._moved_at: float | None = None
         self._torn = self._failed = self._ended = False
         self._reason = ""
         self._writing = False
@@ -72,8 +75,7 @@ class File:
             self._writing = False
 
     def _write(self, lines: Sequence[bytes]) -> None:
-        if self._path is not None and self._clock() >= self._look_at:
-            self._look_at = self._clock() + LOOK_EVERY_S
+        if self._path is not None and (self._moved_at is not None or self._clock() >= self._look_at):
             self._follow(self._path)
         if self._failed and not self._ended:  # nor could others, one of whom may have left a part of a line
             self._torn = self._ends_torn()
@@ -158,10 +160,21 @@ class File:
             os.close(reader)
 
     def _follow(self, path: Path) -> None:
-        """Goes on in another file if the path no longer names this one."""
-        with contextlib.suppress(OSError):
-            if self._descriptor < 0 or os.path.samestat(path.stat(), os.fstat(self._descriptor)):
+        """Goes on in another file if the path no longer names this one, and has not for a while."""
+        now = self._clock()
+        self._look_at = now + LOOK_EVERY_S
+        if self._descriptor < 0:
+            return
+        try:
+            if os.path.samestat(path.stat(), os.fstat(self._descriptor)):
+                self._moved_at = None
                 return
+        except OSError:
+            if self._moved_at is None:
+                self._moved_at = now
+            if now < self._moved_at + LOOK_EVERY_S:
+                return
+        self._moved_at = None
         try:
             descriptor = open_file(path)
         except OSError as error:
