@@ -6,17 +6,14 @@ import os
 import re
 import signal
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.seeds import needs_seeds, snippet
 
 from .conftest import Server
 from .prometheus import PORTS, samples, total
-
-SEEDS = Path(__file__).parents[3] / "shared" / "seeds"
-needs_seeds = pytest.mark.skipif(not SEEDS.is_dir(), reason=f"the seed specification is not at {SEEDS}")
 
 
 @contextmanager
@@ -105,14 +102,6 @@ class Predictor:
         self.business.predict(X)
         return [os.getpid()] * len(X)
 """
-
-
-def snippet(class_name):
-    """The one code block that defines a class, as it is written."""
-    text = "\n".join(path.read_text("utf-8") for path in sorted(SEEDS.glob("*.txt")))
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    (block,) = [block for block in blocks if f"class {class_name}:" in block]
-    return block
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,18 @@ import subprocess
 import threading
 import time
 from bisect import bisect_left
-from pathlib import Path
 from statistics import fmean
 
 import httpx
 import pytest
 import yaml
+from tests import seeds
 
 from mlserver import signals
 
 from .conftest import DEADLINE_S, Server
 from .prometheus import EVERY_S, PORTS, PROMTOOL, Prometheus, needs_prometheus
 
-SEEDS = Path(__file__).parents[3] / "shared" / "seeds"
 pytestmark = needs_prometheus
 
 STEPS = (0.035,) * 6 + (0.35,)
@@ -230,12 +229,11 @@ OF_CATALOGUE = {
 
 def of_seed():
     """The expressions of the specification's dashboards, and the left-hand sides of its alerts."""
-    text = "\n".join(path.read_text("utf-8") for path in sorted(SEEDS.glob("*.txt")))
-    for block in re.findall(r"^```json\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    for block in seeds.blocks("json"):
         for panel in json.loads(block).get("dashboard", {}).get("panels", []):
             for target in panel["targets"]:
                 yield target["expr"]
-    for block in re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    for block in seeds.blocks("yaml"):
         if "alert:" in block:
             for group in yaml.safe_load(block)["groups"]:
                 for rule in group["rules"]:
@@ -261,7 +259,7 @@ def test_every_panel_and_alert_of_the_catalogue_has_data(prometheus, expr):
 
 
 @pytest.mark.usefixtures("failures")
-@pytest.mark.skipif(not SEEDS.is_dir(), reason=f"the seed specification is not at {SEEDS}")
+@seeds.needs_seeds
 @pytest.mark.parametrize("expr", OF_SEED or ["none"])
 def test_the_specifications_dashboards_and_alerts_have_data(prometheus, expr):
     assert len(OF_SEED) >= 9 + 4

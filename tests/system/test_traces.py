@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import threading
-from pathlib import Path
 
 import httpx
 import pytest
+from tests.seeds import needs_seeds, snippet
 
 from .collector import PROTOCOLS, Collector, Receiver, free_ports, needs_rotel
 from .conftest import DEADLINE_S, eventually
 from .prometheus import total
-
-SEEDS = Path(__file__).parents[3] / "shared" / "seeds"
-needs_seeds = pytest.mark.skipif(not SEEDS.is_dir(), reason=f"the seed specification is not at {SEEDS}")
-
-
-def snippet(class_name):
-    """The one code block of the specification that defines a class."""
-    text = "\n".join(path.read_text("utf-8") for path in sorted(SEEDS.glob("*.txt")))
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    (block,) = [block for block in blocks if f"class {class_name}:" in block]
-    return block
 
 
 @pytest.fixture

@@ -5,10 +5,8 @@ The specification is kept beside the repository and read from there; its code is
 
 from __future__ import annotations
 
-import re
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import prometheus_client
@@ -19,24 +17,16 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
+from tests.seeds import needs_seeds, snippet
 
 from mlserver.serving.predictors.predictor import of_object
 from mlserver.serving.rows import Rows
 
-SEEDS = Path(__file__).parents[3] / "shared" / "seeds"
 X, CLASSES = load_iris(return_X_y=True)
 MODEL = LogisticRegression(max_iter=500).fit(X, CLASSES)
 ROWS = Rows(X[[0, 60, 120]])
 
-pytestmark = pytest.mark.skipif(not SEEDS.is_dir(), reason=f"the seed specification is not at {SEEDS}")
-
-
-def snippet(class_name):
-    """The one code block that defines a class."""
-    text = "\n".join(path.read_text("utf-8") for path in sorted(SEEDS.glob("*.txt")))
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    (block,) = [block for block in blocks if f"class {class_name}:" in block]
-    return block
+pytestmark = needs_seeds
 
 
 def run(code, class_name, **names):

@@ -7,7 +7,6 @@ import random
 import re
 import threading
 from contextvars import copy_context
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +16,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
+from tests.seeds import SEEDS, snippet
 
 from mlserver.lines.texts import hidden
 from mlserver.redaction import Redaction
 from mlserver.serving.call import Response
 
-SEEDS = Path(__file__).parents[4] / "shared" / "seeds"
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 SAMPLED = {b"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01".encode()}
 RANDOM = {b"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-03".encode()}
@@ -45,9 +44,7 @@ def seeds_predictor():
     """The seed's class, with its provider and without its exporter."""
     if not SEEDS.is_dir():
         pytest.skip(f"the seed specification is not at {SEEDS}")
-    text = "\n".join(path.read_text("utf-8") for path in sorted(SEEDS.glob("*.txt")))
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    (code,) = [block for block in blocks if "class TracedPredictor:" in block]
+    code = snippet("TracedPredictor")
     start, end = code.index("# Add Jaeger exporter"), code.index("# Instrument predictions")
     code = (code[:start] + code[end:]).replace(
         "from opentelemetry.exporter.jaeger import JaegerExporter\n", ""
