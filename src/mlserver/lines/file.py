@@ -75,7 +75,7 @@ class File:
             self._writing = False
 
     def _write(self, lines: Sequence[bytes]) -> None:
-        if self._path is not None and (self._moved_at is not None or self._clock() >= self._look_at):
+        if self._path is not None and self._clock() >= self._look_at:
             self._follow(self._path)
         if self._failed and not self._ended:  # nor could others, one of whom may have left a part of a line
             self._torn = self._ends_torn()
@@ -173,6 +173,7 @@ class File:
             if self._moved_at is None:
                 self._moved_at = now
             if now < self._moved_at + LOOK_EVERY_S:
+                self._look_at = now  # another process may make it first
                 return
         self._moved_at = None
         try:

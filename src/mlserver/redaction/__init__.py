@@ -138,12 +138,11 @@ class Hidden:
 
     def __call__(self, text: str) -> str:
         """The text without them; where they are too many to look for, without anything."""
-        if self.values is None:
+        # Of a long text windows are looked at, which a part of a long value could fill, without its ends.
+        if self.values is None or (len(text) > WINDOW and self.values.longest > _BEYOND):
             return f"[REDACTED: {len(text)} characters]"
         if len(text) <= WINDOW:
             return covered(text, self._covers(text))
-        if self.values.longest > _BEYOND:  # a part of one could fill a window, without its ends
-            return f"[REDACTED: {len(text)} characters]"
         half = WINDOW // 2
         beginning, ending = text[: half + _BEYOND], text[-half - _BEYOND :]
         return (
@@ -185,7 +184,8 @@ class Hidden:
 
     def _covers(self, text: str, spans: Sequence[Span] = (), *, short: bool = True) -> Iterator[Cover]:
         """What is to be covered of a text, but for these spans, in which no values are looked for."""
-        if self._redaction.patterns:
-            yield from covers(self._redaction.matches(readings(text)))
+        written = readings(text)
+        yield from covers(self._redaction.matches(written))
         if self.values:
-            yield from covers(self.values.spans(readings(blanked(text, spans)), short=short))
+            plain = readings(blanked(text, spans)) if spans else written
+            yield from covers(self.values.spans(plain, short=short))

@@ -127,7 +127,7 @@ def small(text: str) -> str:
 
 def gapless(text: str) -> str:
     """A text as `without_gaps` makes it, without those around it."""
-    return _RUN.sub(lambda run: run[0][0], " ".join(text.translate(_GAPS).split()))
+    return _RUN.sub(lambda run: run[0][0], text.translate(_GAPS)).strip()
 
 
 def join_digits(text: str) -> str:

@@ -38,13 +38,14 @@ _WEIGHT = 8
 """those count as so many that are not ASCII or may be escaped: they take longer."""
 
 # Possessive: what does not match must not be tried in all the ways that digits can be shared out.
-_NUMBER = re.compile(r"(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d+)?")
+_DIGITS, _EXPONENT = r"\d++\.?\d*+", r"(?:[eE][-+]?\d+)?"
+_NUMBER = re.compile(rf"(?:{_DIGITS}|\.\d++){_EXPONENT}")
+_AFTER_DOT = re.compile(rf"(?:(?<=[^\d]\.)|(?<=^\.)){_DIGITS}{_EXPONENT}")
+"""A number behind a full stop or the dots of ``...``, which may be no decimal point."""
 _GROUPED = re.compile(r"(?<!\d)\d{1,3}(?:[,_]\d{3})+(?!\d)(?:\.\d+)?")
 _TRUTH = ("true", "false")
 _MISREAD = re.compile("[\xc2-\xf4][\x80-\xbf]")
 """Characters that, as ``ascii`` writes them, are also UTF-8 for others."""
-_AFTER_DOT = re.compile(r"(?:(?<=[^\d]\.)|(?<=^\.))\d++\.?\d*+(?:[eE][-+]?\d+)?")
-"""A number behind a full stop or the dots of ``...``, which may be no decimal point."""
 _LEAST_DIGITS = 6
 """Of what is found with other gaps between its digits than it was sent with, or with none."""
 _STRETCH = 12

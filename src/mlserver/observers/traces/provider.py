@@ -182,11 +182,9 @@ def _without(span: ReadableSpan, hide: Hide) -> ReadableSpan:
     """The same span with all its texts free of what must be hidden."""
 
     def shown(value: AttributeValue) -> AttributeValue:
-        if isinstance(value, str):
-            return without(value, hide)
-        if isinstance(value, bool | int | float):
-            return value if (text := repr(value)) == without(text, hide) else without(text, hide)
-        return without(plain(value), hide) if without(plain(value), hide) != plain(value) else value
+        text = plain(value)
+        found = without(text, hide)
+        return value if found == text else found
 
     def all_shown(attributes: Attributes) -> Attributes:
         return {without(name, hide): shown(value) for name, value in (attributes or {}).items()}
