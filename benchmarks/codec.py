@@ -7,6 +7,7 @@ Medians of many short runs; compare only within one table, made on one machine w
 
 from __future__ import annotations
 
+import io
 from functools import partial
 from statistics import median
 from timeit import Timer
@@ -14,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
+from simdjson import Parser
 
 from mlserver.serving.codec import Decoder, Encoder, InputSchema, normalise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SIZES = ((1, 4), (100, 30))
+    from numpy.typing import NDArray
+
+SIZES = ((1, 4), (100, 30), (10_000, 30))
 RUNS = 41
 RUN_S = 0.01
 
@@ -33,8 +38,12 @@ def median_us(function: Callable[[], object]) -> float:
 
 
 def decoding(rows: int, features: int) -> dict[str, Callable[[], object]]:
-    """One body in every form, and numpy alone on the parsed list as the floor."""
-    matrix = np.random.default_rng(0).normal(size=(rows, features)).round(4).tolist()
+    """One body in every form, with numpy on the parsed list and simdjson alone as the floors.
+
+    The two differ only where a body is large: below `matrix.MIN_BYTES` the codec leaves simdjson alone.
+    """
+    array = np.random.default_rng(0).normal(size=(rows, features)).round(4)
+    matrix = array.tolist()
     names = tuple(f"feature_{index}" for index in range(features))
     records = [dict(zip(names, row, strict=True)) for row in matrix]
     bodies: dict[str, Any] = {
@@ -42,15 +51,37 @@ def decoding(rows: int, features: int) -> dict[str, Callable[[], object]]:
         "records": {"records": records},
         "dataframe_split": {"dataframe_split": {"columns": names, "data": matrix}},
     }
-    array = Decoder(InputSchema(names, features, dataframe=False, categorical=frozenset()))
+    decode = Decoder(InputSchema(names, features, dataframe=False, categorical=frozenset()))
     frame = Decoder(InputSchema(names, features, dataframe=True, categorical=frozenset()))
     encoded = {form: orjson.dumps(body) for form, body in bodies.items()}
     body = encoded["ndarray"]
+    with_null = body.replace(orjson.dumps(matrix[-1][-1]) + b"]]", b"null]]")
     return {
         "orjson.loads + np.array": lambda: np.array(orjson.loads(body)["ndarray"], dtype=np.float64),
-        **{form: partial(array, encoded[form], b"application/json") for form in encoded},
+        "simdjson as_buffer": lambda: np.frombuffer(Parser().parse(body)["ndarray"].as_buffer(of_type="d")),
+        **{form: partial(decode, encoded[form], b"application/json") for form in encoded},
+        "ndarray with a null": partial(decode, with_null, b"application/json"),
         "records for a data frame": partial(frame, encoded["records"], b"application/json"),
+        "npy": partial(decode, npy_body(array), b"application/x-npy"),
+        "npy of float32": partial(decode, npy_body(array.astype(np.float32)), b"application/x-npy"),
+        "Arrow": partial(decode, arrow_body(names, array), b"application/vnd.apache.arrow.stream"),
     }
+
+
+def npy_body(array: NDArray[Any]) -> bytes:
+    """As a client makes it."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def arrow_body(names: tuple[str, ...], array: NDArray[Any]) -> bytes:
+    """As a client makes it."""
+    table = pa.table(dict(zip(names, array.T, strict=True)))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def encoding(rows: int, columns: int) -> dict[str, Callable[[], object]]:

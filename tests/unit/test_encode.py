@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
+import orjson
 import pytest
 
 from mlserver.errors import PredictorError, QueueFull
@@ -182,10 +183,23 @@ def test_a_list_of_views_of_the_predictors_buffer_is_copied_too():
 
 
 def test_the_answer_is_a_copy_of_the_predictors_buffer():
-    buffer = np.array([1.0, 2.0])
-    answer = normalise(buffer, 2)
-    buffer[:] = 0
-    assert answer.tolist() == [1.0, 2.0]
+    for rows in (2, 2000):
+        buffer = np.ones(rows)
+        answer = normalise(buffer, rows)
+        buffer[:] = 0
+        assert list(answer) == [1.0] * rows
+
+
+@pytest.mark.parametrize("rows", [1, 3, 1000])
+@pytest.mark.parametrize("kind", ["?", "i1", "u2", "i8", "u8", "f2", "f4", "f8", ">f8", ">i4"])
+def test_a_short_answer_is_written_to_the_byte_as_a_long_one(kind, rows):
+    """The short one is a list by then, and a float32 must not get the digits of a float64."""
+    for shape in ((rows,), (rows, 3), (rows, 2, 1)):
+        output = (np.random.default_rng(0).normal(size=shape) * 100).astype(kind)
+        answer = normalise(output, rows)
+        assert output_shape(answer) == shape
+        exact = orjson.dumps(output.astype(output.dtype.newbyteorder("=")), option=orjson.OPT_SERIALIZE_NUMPY)
+        assert b'{"predictions":' + exact + b',"model"' in Encoder("m", "1")("predict", answer, None, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,16 @@ def test_every_example_is_valid_and_is_decoded(schema):
         assert len(Decoder(schema)(orjson.dumps(sample["value"]), None)) == 1
 
 
+@pytest.mark.parametrize("schema", SCHEMAS, ids=str)
+def test_the_media_types_are_those_that_the_model_can_be_sent(schema):
+    """A body that is empty is refused for what it is, and not for its kind, exactly where its kind is taken."""
+    content = describe(schema)["paths"]["/predict"]["post"]["requestBody"]["content"]
+    for media_type in ("application/json", "application/x-npy", "application/vnd.apache.arrow.stream"):
+        with pytest.raises(RequestError) as caught:
+            Decoder(schema)(b"", media_type.encode())
+        assert (media_type in content) == (not isinstance(caught.value, errors.InvalidInput))
+
+
 CELLS = st.sampled_from([1, 2.5, None, True, "x", [], {}])
 ROWS = st.lists(st.lists(CELLS, max_size=3) | CELLS, max_size=2)
 RECORDS = st.lists(st.dictionaries(st.sampled_from("abc"), CELLS, max_size=3) | CELLS, max_size=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import reprlib
@@ -518,6 +519,14 @@ class TestHiding:
         shown = a_redaction().hide([json.dumps({"ssn": secret}).encode()])(f"<{text}>")
         assert MARK in shown
         assert not re.search(r"\d\d|[Aa]da|Hara|Love|DE", shown)
+
+    def test_of_a_request_with_a_binary_body_no_text_is_shown(self):
+        body = io.BytesIO()
+        np.save(body, np.array([[1234567.0]]))
+        for data in (body.getvalue(), b"\x93NUMPY", b"ARROW\0"):
+            hidden = a_redaction().hide([data])
+            assert hidden("no 1234567.0") == "[REDACTED: 12 characters]"
+            assert hidden.body(data) == f"[REDACTED: {len(data)} bytes]"
 
     def test_a_number_of_its_own_is_left(self):
         hide = a_redaction().hide([b'{"ssn": 918273.645}'])

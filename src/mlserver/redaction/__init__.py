@@ -128,8 +128,12 @@ class Hidden:
             if here > MAX_TOKENS or commas > _MAX_TOKENS_OF_ALL:
                 raise TooManyValues
             found = self._scans[id(body)] = scan(body, redaction.names, redaction.features)
-            if found is None:  # the model never saw it
-                continue
+            if found is None:
+                if b"\0" in body or body.startswith(
+                    b"\x93NUMPY"
+                ):  # a binary one: what is in it is not known here
+                    raise TooManyValues
+                continue  # the model never saw it
             text = body.decode()
             if found.end < len(text):
                 raise TooManyValues

@@ -64,6 +64,11 @@ class Coalescer:
         return len(self._waiting) >= self._max_queue
 
     @property
+    def shares(self) -> bool:
+        """Whether calls share runs now, and without waiting for it."""
+        return self._enabled and not self._max_wait_s and not self.resting
+
+    @property
     def wait_s(self) -> float:
         """Seconds to wait before the next `take` is worth it."""
         if not self._max_wait_s or self.resting:
@@ -77,7 +82,7 @@ class Coalescer:
         Raises:
             QueueFull: ``max_queue`` calls are waiting.
         """
-        if self.full:
+        if len(self._waiting) >= self._max_queue:
             raise QueueFull(
                 f"{len(self._waiting)} requests are waiting for the model, the limit (api.max_queue) is "
                 f"{self._max_queue}. Try again later."
@@ -121,14 +126,15 @@ class Coalescer:
 
     def _companions(self, first: Call) -> list[Call]:
         assert first.rows is not None  # noqa: S101  # only decoded calls are added
-        rows, layout = len(first.rows), first.rows.layout
-        found = []
+        operation, row, max_rows = first.operation, first.rows, self._max_rows
+        size, found = len(row), []
         for call in self._waiting:
-            assert call.rows is not None  # noqa: S101
-            if call.operation != first.operation or call.rows.layout != layout:
+            rows = call.rows
+            assert rows is not None  # noqa: S101
+            if call.operation != operation or not rows.joins(row):
                 continue
-            rows += len(call.rows)
-            if rows > self._max_rows:
+            size += rows.shape[0]
+            if size > max_rows:
                 break
             found.append(call)
         return found

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import orjson
 
 from mlserver import errors
+from mlserver.serving.codec import arrow, npy
 from mlserver.serving.codec.encode import PREDICTION_KEYS, PROBLEM_TYPE
 from mlserver.serving.schemas import STRING, Json, fixed_object, input_examples, input_schemas, ref
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlserver.serving.codec.decode import InputSchema
+    from mlserver.serving.codec.schema import InputSchema
 
 SUMMARIES = {
     "predict": "Predictions for rows of features",
@@ -57,7 +58,7 @@ def document(
     """
     examples = input_examples(schema)
     paths: Json = {
-        f"/{name}": {"post": _prediction(name, examples)} for name in SUMMARIES if name in operations
+        f"/{name}": {"post": _prediction(name, schema, examples)} for name in SUMMARIES if name in operations
     }
     paths |= _probes()
     if metrics_endpoint is not None:
@@ -87,7 +88,7 @@ def document(
     }
 
 
-def _prediction(operation: str, examples: Json) -> Json:
+def _prediction(operation: str, schema: InputSchema, examples: Json) -> Json:
     """One of the paths that run the model."""
     routing = (errors.NotFound, errors.MethodNotAllowed)
     statuses = sorted({error.status for error in sent_errors() if error not in routing})
@@ -100,7 +101,8 @@ def _prediction(operation: str, examples: Json) -> Json:
                 "application/json": {
                     "schema": {"oneOf": [ref(form) for form in examples]},
                     "examples": {form: {"value": value} for form, value in examples.items()},
-                }
+                },
+                **_binary(schema),
             },
         },
         "responses": {
@@ -109,6 +111,17 @@ def _prediction(operation: str, examples: Json) -> Json:
             ),
             **{str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses},
         },
+    }
+
+
+def _binary(schema: InputSchema) -> Json:
+    """What else a body may be; OpenAPI 3.1 describes bytes by having no schema for them."""
+    taken = {
+        npy.MEDIA_TYPE: (schema.takes_unnamed, "Rows as an array of numbers, as numpy.save writes it"),
+        arrow.MEDIA_TYPE: (schema.takes_named, "Rows as an Arrow stream with a column for each feature"),
+    }
+    return {
+        media_type: {"schema": {"description": text}} for media_type, (takes, text) in taken.items() if takes
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,30 +12,42 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(slots=True, frozen=True, eq=False)
 class Rows:
-    """The rows of one call, or of several that run together."""
+    """The rows of one call, or of several that run together.
 
-    values: NDArray[np.float64] | list[list[Any]]
-    """A float64 array of shape (rows, features, …); for a predictor of data frames a list of rows, whose
-    values are numbers, strings, booleans or None."""
-    names: tuple[str, ...] | None = None
-    """Names of the columns; always set where ``values`` is a list."""
+    Args:
+        values: a float64 array of shape (rows, features, …); for a predictor of data frames a list of rows,
+            whose values are numbers, strings, booleans or None.
+        names: of the columns; always set where ``values`` is a list.
+        shape: as logged, (rows, features, …), where it is at hand.
+    """
+
+    __slots__ = ("names", "shape", "values")
+
+    def __init__(
+        self,
+        values: NDArray[np.float64] | list[list[Any]],
+        names: tuple[str, ...] | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
+        self.values = values
+        self.names = names
+        self.shape = _shape(values, names) if shape is None else shape
 
     def __len__(self) -> int:
-        return len(self.values)
+        return self.shape[0]
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape as logged: (rows, features, …)."""
-        if isinstance(self.values, np.ndarray):
-            return self.values.shape
-        return (len(self.values), len(self.names or ()))
+    def joins(self, other: Rows) -> bool:
+        """Whether the two can be one block: they have the same columns."""
+        return (
+            type(self.values) is type(other.values)
+            and self.shape[1:] == other.shape[1:]
+            and self.names == other.names
+        )
 
-    @property
-    def layout(self) -> tuple[object, ...]:
-        """Rows of equal layout can be joined."""
-        return (isinstance(self.values, list), self.shape[1:], self.names)
+
+def _shape(values: NDArray[np.float64] | list[list[Any]], names: tuple[str, ...] | None) -> tuple[int, ...]:
+    return values.shape if isinstance(values, np.ndarray) else (len(values), len(names or ()))
 
 
 def join(parts: Sequence[Rows]) -> Rows:

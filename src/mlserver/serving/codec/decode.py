@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import gc
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
+from orjson import loads
 
-from mlserver.errors import InvalidInput, UnsupportedMediaType
-from mlserver.serving.codec import mistakes
+from mlserver.errors import InvalidInput
+from mlserver.serving.codec import binary, matrix, mistakes
 from mlserver.serving.codec.mistakes import CELLS, MAX_DIMENSIONS, NUMBERS, Table
+from mlserver.serving.codec.schema import InputSchema
 from mlserver.serving.rows import Rows
 
 if TYPE_CHECKING:
@@ -22,47 +24,33 @@ if TYPE_CHECKING:
     Reader = Callable[[str, Any, bytes], Rows]
     Names = tuple[str, ...]
 
+__all__ = ["Decoder", "InputSchema"]
+
 JSON = b"application/json"
-
-
-@dataclass(frozen=True, slots=True)
-class InputSchema:
-    """What is known of a model's input."""
-
-    feature_names: tuple[str, ...] | None
-    """``api.feature_order``, else the names that a model file was trained with."""
-    n_features: int | None
-    dataframe: bool
-    """The predictor takes data frames: strings and null are values."""
-    categorical: frozenset[str]
-    """Names of declared categorical features: where there are any, only these may hold strings."""
-    adapter: Literal["auto", "records", "ndarray"] = "auto"
-    """``records``: only rows with names are taken; ``ndarray``: only rows without."""
-
-    @property
-    def width(self) -> int | None:
-        """How many values a row has."""
-        return self.n_features if self.feature_names is None else len(self.feature_names)
+MIN_BYTES = matrix.MIN_BYTES
+FLOAT64 = np.dtype(np.float64)  # looked up by numpy for each array if it were given as a class
 
 
 class Decoder:
-    """Reads the rows of a body in one of four forms.
+    """Reads the rows of a body in one of four forms of JSON, or in one of two binary ones.
 
     ``ndarray`` and ``instances`` hold rows as lists, ``records`` and ``instances`` rows as objects, and
     ``dataframe_split`` rows as lists together with the columns' names. A good body of numbers takes the
-    short way, one call of numpy; only when that fails is the first mistake looked for.
+    short way, one call of numpy, or of simdjson where it is large; only when that fails is the first mistake
+    looked for. An array in numpy's format is like ``ndarray``, a stream of Arrow like ``dataframe_split``.
     """
 
     def __init__(self, schema: InputSchema) -> None:
         self._schema = schema
         self._names = schema.feature_names
+        self._width = schema.width
         self._pick = _picker(self._names) if self._names else None
-        unnamed: Reader = self._read_lists
+        unnamed: Reader = self._read_cells if schema.dataframe else self._read_lists
         named: Reader = self._read_objects
         split: Reader = self._read_split
-        if schema.adapter == "records" or (schema.dataframe and self._names is None):
+        if not schema.takes_unnamed:
             unnamed = self._refuse_unnamed
-        if schema.adapter == "ndarray":
+        if not schema.takes_named:
             named = split = self._refuse_named
         self._unnamed, self._named = unnamed, named
         self._readers: dict[str, Reader] = {
@@ -71,6 +59,10 @@ class Decoder:
             "instances": self._read_instances,
             "dataframe_split": split,
         }
+        self._binary = binary.readers(schema)
+        self._numbers = not schema.dataframe and matrix.AVAILABLE
+        plain = unnamed == self._read_lists and self._width is not None
+        self._quotes = 2 if plain else -1
 
     def __call__(self, body: bytes, content_type: bytes | None) -> Rows:
         """The rows of a body.
@@ -81,20 +73,66 @@ class Decoder:
 
         Raises:
             UnsupportedMediaType: the body is declared to be something else.
-            MalformedRequest: it is not JSON.
-            InvalidInput: the JSON does not hold rows that the model takes.
+            MalformedRequest: it is not what it is declared to be.
+            InvalidInput: it does not hold rows that the model takes.
         """
-        if content_type is not None and content_type != JSON:
-            _check_media_type(content_type)
+        if content_type != JSON and content_type is not None:
+            read_binary = self._binary.get(_media_type(content_type))
+            if read_binary is not None:
+                return read_binary(body)
+        if len(body) >= MIN_BYTES:
+            return self._read_large(body)
         try:
-            document = orjson.loads(body)
+            document = loads(body)
         except orjson.JSONDecodeError as error:
             raise mistakes.not_json(body, error) from None
+        # numpy would read "1.5" as a number. With two quotes there is one key and no string, and to count
+        # them is several times cheaper than to ask every value for its type.
+        if body.count(b'"') == self._quotes:
+            try:
+                array = np.array(document["ndarray"], FLOAT64)
+                shape = array.shape
+                _, width = shape
+            except (KeyError, TypeError, ValueError):  # another form; ragged; an object; more dimensions
+                width = None
+            if width == self._width:
+                return Rows(array, self._names, shape)
+        return self._read(document, body)
+
+    def _read_large(self, body: bytes) -> Rows:
+        if self._numbers and (rows := self._read_numbers(body)) is not None:
+            return rows
+        if not gc.isenabled():
+            return self._read(_parsed(body), body)
+        gc.disable()  # for many rows it takes most of the time, looking at what is only being made
+        try:
+            return self._read(_parsed(body), body)
+        finally:
+            gc.enable()
+
+    def _read(self, document: Any, body: bytes) -> Rows:
         if type(document) is dict and len(document) == 1:
-            for form, rows in document.items():
-                if form in self._readers:
-                    return self._readers[form](form, rows, body)
+            (form,) = document
+            if (read := self._readers.get(form)) is not None:
+                return read(form, document[form], body)
         raise mistakes.in_form(document, self._readers)
+
+    def _read_numbers(self, body: bytes) -> Rows | None:
+        """The rows of a large body of numbers; None if it is not plainly a good one, or has null in it."""
+        array = matrix.unnamed(body, self._width) if self._schema.takes_unnamed else None
+        if array is not None:
+            return Rows(array, self._names, array.shape)
+        found = matrix.named(body) if self._schema.takes_named else None
+        if found is None:
+            return None
+        columns, array = found
+        try:
+            self._schema.check_names("", columns)
+        except InvalidInput:
+            return None
+        names = tuple(columns)
+        rows = Rows(array, names, array.shape)
+        return rows if self._names in (None, names) else _reorder(rows, names, self._names or ())
 
     def _read_instances(self, where: str, rows: Any, body: bytes) -> Rows:
         objects = type(rows) is list and rows and type(rows[0]) is dict
@@ -102,16 +140,18 @@ class Decoder:
 
     def _read_lists(self, where: str, rows: Any, body: bytes) -> Rows:
         _check_list(where, rows)
-        width = self._schema.width
-        shape = None if width is None else (len(rows), width)
-        if self._schema.dataframe:
-            return self._table(Table(where, self._names, self._allowed(self._names or ())), rows)
-        # numpy would read "1.5" as a number. The form's name is the only string in a body without strings,
-        # and counting quotes is several times cheaper than asking every value for its type.
-        array = _array(rows) if body.count(b'"') == 2 else None
-        if array is None or (array.shape != shape if shape else not _is_tensor(array)):
-            raise Table(where, self._names).mistake(rows, shape)
-        return Rows(array, self._names)
+        # A first row that does not fit is refused before an array is made of all the others.
+        fits = self._width is None or (type(rows[0]) is list and len(rows[0]) == self._width)
+        if fits and body.count(b'"') == 2 and (array := _array(rows)) is not None:
+            shape = array.shape
+            if shape[1:] == (self._width,) or (self._width is None and _is_tensor(array)):
+                return Rows(array, self._names, shape)
+        expected = None if self._width is None else (len(rows), self._width)
+        raise Table(where, self._names).mistake(rows, expected)
+
+    def _read_cells(self, where: str, rows: Any, _body: bytes) -> Rows:
+        _check_list(where, rows)
+        return self._table(Table(where, self._names, self._allowed(self._names or ())), rows)
 
     def _read_objects(self, where: str, records: Any, _body: bytes) -> Rows:
         _check_list(where, records)
@@ -131,7 +171,7 @@ class Decoder:
             raise InvalidInput(
                 f"{where}[0] is {mistakes.show(record)}: expected an object of names and values."
             )
-        self._check_width(f"{where}[0]", record)
+        self._schema.check_names(f"{where}[0]", tuple(record))
         return tuple(record)
 
     def _wrong_record(self, where: str, records: list[Any], names: Names) -> InvalidInput:
@@ -156,20 +196,13 @@ class Decoder:
         if not {"columns", "data"} <= split.keys() <= {"columns", "data", "index"}:
             raise mistakes.in_keys(where, split, ("columns", "data"), "index")
         columns, data = split["columns"], split["data"]
-        if type(columns) is not list or not columns or {*map(type, columns)} != {str} or _repeats(columns):
+        if type(columns) is not list or {*map(type, columns)} != {str}:
             raise mistakes.in_columns(f"{where}.columns", columns)
-        self._check_width(f"{where}.columns", columns)
-        if self._names and set(columns) != set(self._names):
-            raise mistakes.in_names(f"{where}.columns", columns, self._names, "the model takes")
+        self._schema.check_names(f"{where}.columns", columns)
         _check_list(f"{where}.data", data)
         names = tuple(columns)
         rows = self._table(Table(f"{where}.data", names, self._allowed(names)), data)
         return rows if self._names in (None, names) else _reorder(rows, names, self._names or ())
-
-    def _check_width(self, where: str, names: Sequence[str] | dict[str, Any]) -> None:
-        width = self._schema.n_features
-        if self._names is None and width is not None and len(names) != width:
-            raise InvalidInput(f"{where} has {len(names)} names: the model takes {width} features.")
 
     def _allowed(self, names: Names) -> list[frozenset[type]] | None:
         """The types that each column may hold; None: numbers only."""
@@ -185,24 +218,24 @@ class Decoder:
             raise table.mistake(rows, (len(rows), len(names)))
         if table.allowed is not None:
             return Rows(list(map(list, rows)), names)
-        return Rows(np.array(rows, dtype=np.float64), names)
+        return Rows(np.array(rows, FLOAT64), names)
 
     def _refuse_unnamed(self, where: str, rows: Any, _body: bytes) -> Rows:
         _check_list(where, rows)
-        by_config = self._schema.adapter == "records"
-        reason = "api.adapter is records" if by_config else "the model takes features by name"
-        raise InvalidInput(f"{where} holds rows without names, but {reason}: send records.")
+        raise mistakes.without_names(where, by_config=self._schema.adapter == "records")
 
     def _refuse_named(self, where: str, _rows: Any, _body: bytes) -> Rows:
-        raise InvalidInput(f"{where} holds rows with names, but api.adapter is ndarray: send ndarray.")
+        raise mistakes.with_names(where)
 
 
-def _check_media_type(content_type: bytes) -> None:
+def _media_type(content_type: bytes) -> bytes:
+    """The one of the media types that are taken which a header's value names."""
     media_type = content_type.split(b";", 1)[0].strip().lower()
-    if media_type == JSON or (media_type.startswith(b"application/") and media_type.endswith(b"+json")):
-        return
-    given = mistakes.quote(content_type.decode("latin-1"))
-    raise UnsupportedMediaType(f"Content-Type is {given}: expected application/json.")
+    if media_type == JSON or media_type in binary.MEDIA_TYPES:
+        return media_type
+    if media_type.startswith(b"application/") and media_type.endswith(b"+json"):
+        return JSON
+    raise mistakes.in_media_type(content_type, (JSON, *binary.MEDIA_TYPES))
 
 
 def _check_list(where: str, rows: Any) -> None:
@@ -212,10 +245,17 @@ def _check_list(where: str, rows: Any) -> None:
         raise InvalidInput(f"{where} is an empty list: expected at least one row.")
 
 
-def _array(rows: list[Any]) -> NDArray[np.float64] | None:
+def _parsed(body: bytes) -> Any:
+    try:
+        return loads(body)
+    except orjson.JSONDecodeError as error:
+        raise mistakes.not_json(body, error) from None
+
+
+def _array(rows: Any) -> NDArray[np.float64] | None:
     """Null becomes NaN and a boolean 0 or 1. None where the lists are ragged or hold an object."""
     try:
-        return np.array(rows, dtype=np.float64)
+        return np.array(rows, FLOAT64)
     except (TypeError, ValueError):
         return None
 
@@ -247,7 +287,3 @@ def _reorder(rows: Rows, names: Names, wanted: Names) -> Rows:
     if isinstance(rows.values, np.ndarray):
         return Rows(rows.values.take(order, axis=1), wanted)
     return Rows([[row[index] for index in order] for row in rows.values], wanted)
-
-
-def _repeats(names: list[str]) -> bool:
-    return len(set(names)) != len(names)

@@ -11,12 +11,15 @@ from itertools import chain
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
-from mlserver.errors import InvalidInput, MalformedRequest
+from mlserver.errors import InvalidInput, MalformedRequest, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
+
+    from numpy.typing import NDArray
 
 NUMBERS: frozenset[type] = frozenset({float, int, bool, NoneType})
 """What JSON values of a numeric column are parsed to."""
@@ -27,6 +30,7 @@ MAX_DIMENSIONS = 32
 
 _LISTS = frozenset({list, tuple})
 _SHOWN = 40  # characters of a value or name
+_LINE = 120  # characters of another library's message
 _LISTED = 5  # names
 
 
@@ -57,6 +61,25 @@ def in_form(document: Any, forms: Collection[str]) -> InvalidInput:
     return InvalidInput(f"The body {given}: {expected}.")
 
 
+def in_media_type(given: bytes, taken: Iterable[bytes]) -> UnsupportedMediaType:
+    """A body that is declared to be something else than what is taken."""
+    *others, last = (name.decode() for name in taken)
+    return UnsupportedMediaType(
+        f"Content-Type is {quote(given.decode('latin-1'))}: expected {', '.join(others)} or {last}."
+    )
+
+
+def without_names(where: str, *, by_config: bool) -> InvalidInput:
+    """Rows without names for a model that has to have them."""
+    reason = "api.adapter is records" if by_config else "the model takes features by name"
+    return InvalidInput(f"{where} holds rows without names, but {reason}: send records.")
+
+
+def with_names(where: str) -> InvalidInput:
+    """Rows with names where the configuration says that there are none."""
+    return InvalidInput(f"{where} holds rows with names, but api.adapter is ndarray: send ndarray.")
+
+
 def in_keys(where: str, given: Collection[str], required: Collection[str], optional: str) -> InvalidInput:
     """An object of fixed keys that lacks one or has another."""
     known = (*required, optional)
@@ -76,6 +99,37 @@ def in_names(where: str, given: Collection[str], expected: Sequence[str], owner:
     parts = [f"lacks {_plural('feature', missing)} {_listing(missing)}"] if missing else []
     parts += [f"has the unknown {_unknown('feature', unknown, expected)}"] if unknown else []
     return InvalidInput(f"{where} {' and '.join(parts)}: {owner} {_listing(expected)}.")
+
+
+def in_shape(shape: tuple[int, ...], width: int, names: Sequence[str] | None) -> InvalidInput:
+    """An array whose rows are not as wide as the model's."""
+    given = str(shape) if len(shape) <= _LISTED else f"of {len(shape)} dimensions"
+    reason = "as the model takes" if names is None else f"one value for each of {_listing(names)}"
+    return InvalidInput(f"The array has shape {given}: expected ({shape[0]}, {width}), {reason}.")
+
+
+def check_texts(texts: Collection[str], allowed: Collection[str]) -> None:
+    """Refuses columns of strings where only others may hold them."""
+    if wrong := [name for name in texts if name not in allowed]:
+        raise InvalidInput(
+            f"{_listing(wrong)} {'is a column' if len(wrong) == 1 else 'are columns'} of strings: only "
+            f"{_listing(sorted(allowed))} may hold strings."
+        )
+
+
+def not_finite(array: NDArray[np.float64], names: Sequence[str] | None) -> InvalidInput:
+    """An array that holds infinity: the first place of it."""
+    place = np.argwhere(np.isinf(array))[0].tolist()
+    name = f" (feature {quote(names[place[1]])})" if names is not None and len(place) == 2 else ""
+    return InvalidInput(
+        f"The array{''.join(f'[{index}]' for index in place)}{name} is infinite: expected numbers, and NaN "
+        "for a missing value."
+    )
+
+
+def in_width(where: str, given: int, width: int | None) -> InvalidInput:
+    """More or fewer names than the model has features."""
+    return InvalidInput(f"{where} has {given} names: the model takes {width} features.")
 
 
 def in_columns(where: str, columns: Any) -> InvalidInput:
@@ -121,12 +175,16 @@ class Table:
     def _find(self, level: list[Any], shape: tuple[int, ...]) -> str | None:
         """Goes down level by level: all lists of one depth stand side by side, as long as they are equal."""
         for depth, length in enumerate(shape[1:], 1):
-            for index, value in enumerate(level):
+            alike = {*map(type, level)} <= _LISTS and {*map(len, level)} == {
+                length
+            }  # many times faster to ask
+            for index, value in enumerate(() if alike else level):
                 if type(value) not in _LISTS or len(value) != length:
                     return self._wrong_list(_path(index, shape[:depth]), value, length)
             level = list(chain.from_iterable(level))
         allowed = self.allowed or [NUMBERS] * shape[-1]
-        for index, value in enumerate(level):
+        alike = {*map(type, level)} <= frozenset.intersection(*allowed)
+        for index, value in enumerate(() if alike else level):
             if type(value) not in allowed[index % shape[-1]]:
                 return self._wrong_cell(_path(index, shape), value, allowed)
         return None
@@ -177,6 +235,12 @@ def show(value: Any) -> str:
 def quote(text: str) -> str:
     """Text in JSON's quotes, shortened."""
     return orjson.dumps(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…").decode()
+
+
+def brief(value: object) -> str:
+    """The first line of what others wrote, shortened and without its full stop."""
+    line = next(iter(str(value).strip().splitlines()), "")
+    return (line if len(line) <= _LINE else line[: _LINE - 1] + "…").rstrip(".")
 
 
 def _listing(names: Iterable[str]) -> str:
