@@ -11,10 +11,10 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test check bench docs lock clean
+.PHONY: help demo install test test-newest check bench docs lock clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: export MLSERVER_SERVER__PORT = $(PORT)
 demo: export MLSERVER_SERVER__MANAGEMENT__PORT = $(MANAGEMENT_PORT)
@@ -26,6 +26,10 @@ install: $(STAMP) ## make .venv with the package, its extras and all that tests 
 
 test: install ## run the tests; ARGS="-k word" is passed to pytest
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-newest: ## run the unit and HTTP tests on the newest Python of this machine, if it is newer than 3.11
+	@newest=$$(scripts/newest-python) || { echo "No Python newer than 3.11 was found."; exit 0; }; \
+	$(MAKE) --no-print-directory test PYTHON="$$newest" VENV=.run/newest ARGS="tests/unit tests/http $(ARGS)"
 
 check: install ## lint, check formatting, types, the import rule and generated docs
 	$(BIN)/ruff check .
