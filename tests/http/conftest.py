@@ -1,4 +1,5 @@
-"""One set of tests over both ways in: the ASGI application called directly, and our own listener on a socket."""
+"""One set of tests over all ways in: the application called by ASGI alone or through our own listener, and the
+fast way, on which that listener hands predictions to the pipeline."""
 
 from __future__ import annotations
 
@@ -94,7 +95,7 @@ def configured(tmp_path):
     return make
 
 
-@pytest.fixture(params=["asgi", "listener"])
+@pytest.fixture(params=["asgi", "listener", "fast"])
 def serving(request, configured, tmp_path):
     """An async context manager that serves a predictor over one way in."""
 
@@ -105,13 +106,20 @@ def serving(request, configured, tmp_path):
         if start:
             await app.start()
         try:
-            async with _way_in(request.param, app, config) as (client, address):
+            async with _way_in(request.param if start else WAYS_TO_START[request.param], app, config) as (
+                client,
+                address,
+            ):
                 yield Server(app, client, tmp_path / "server.log", address)
         finally:
             await app.close()
 
     serve.way = request.param
     return serve
+
+
+WAYS_TO_START = {"asgi": "asgi", "listener": "listener", "fast": "listener"}
+"""Under ``mlserver serve``, where the fast way is, it is the worker that starts the application."""
 
 
 @asynccontextmanager
@@ -125,7 +133,9 @@ async def _way_in(way, app, config):
     from mlserver.server.listener import Listener
 
     listening = socket.create_server(("127.0.0.1", 0))
-    listener = Listener(app, limits=Limits.of(config.server), sink=app)
+    listener = Listener(
+        app, limits=Limits.of(config.server), sink=app, entry=app.entry if way == "fast" else None
+    )
     await listener.accept(listening, "only")
     address = listening.getsockname()
     try:

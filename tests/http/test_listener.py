@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import httpx
 import pytest
 
-from mlserver.errors import MLServerError
+from mlserver.app import create_app
 from mlserver.server import connection, leaning
 from mlserver.server.limits import Limits
-from mlserver.server.listener import Listener
+from mlserver.server.listening import listen
+from mlserver.server.plain import PlainListener
 
-from .raw import GET, WAIT, Raw, Recorder, both_loops, serving
+from .raw import GET, WAIT, Raw, both_loops, serving
 
 run = both_loops()
 
@@ -210,7 +212,66 @@ def test_the_installed_uvicorn_is_one_that_we_can_work_with():
     assert leaning.supported() is None
 
 
-def test_a_uvicorn_that_has_changed_stops_the_start(monkeypatch):
-    monkeypatch.setitem(leaning.METHODS, leaning.FlowControl, "pause_reading stroll")
-    with pytest.raises(MLServerError, match=r"method FlowControl\.stroll not found"):
-        Listener(None, limits=Limits(), sink=Recorder())
+@pytest.mark.parametrize(
+    ("place", "names", "said"),
+    [
+        (leaning._FLOW, "pause_reading stroll", "method FlowControl.stroll"),
+        ("uvicorn.protocols.nothing.There", "here", "uvicorn.protocols.nothing.There"),
+        ("uvicorn.Nothing", "here", "uvicorn.Nothing"),
+    ],
+)
+def test_with_a_uvicorn_that_has_changed_requests_take_the_way_of_asgi(
+    run, configured, monkeypatch, caplog, place, names, said
+):
+    monkeypatch.setitem(leaning.METHODS, place, names)
+    config = configured()
+
+    async def scenario():
+        app = create_app(config)
+        await app.start()
+        listener = listen(app, limits=Limits.of(config.server), sink=app, entry=app.entry)
+        assert isinstance(listener, PlainListener)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            await listener.accept(listening, "only")
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}/predict"
+            async with httpx.AsyncClient(trust_env=False) as client:
+                answers = [await client.post(url, json={"ndarray": [[1, 2, 3]]}) for _ in range(2)]
+                listener.start_draining()
+                answers.append(await client.post(url, json={"ndarray": [[1, 2]]}))
+            listener.refuse("only")
+            assert not listener.accepting
+            assert await listener.close(5.0)
+        await app.close()
+        return answers
+
+    answers = run(scenario())
+    assert [answer.status_code for answer in answers] == [200, 200, 422]
+    assert [answer.headers.get("connection") for answer in answers] == [None, None, "close"]
+    assert f"{said} not found" in caplog.text
+    assert "slower way through ASGI" in caplog.text
+
+
+def test_the_way_of_asgi_cuts_off_what_takes_too_long(run, configured, monkeypatch):
+    monkeypatch.setitem(leaning.METHODS, "uvicorn.Nothing", "here")
+    source = (
+        "import time\nclass Slow:\n    def predict(self, X):\n        time.sleep(X[0, 0])\n        return X\n"
+    )
+    config = configured(source, "Slow")
+
+    async def scenario():
+        app = create_app(config)
+        await app.start()
+        listener = listen(app, limits=Limits.of(config.server), sink=app, entry=app.entry)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            await listener.accept(listening, "only")
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}/predict"
+            async with httpx.AsyncClient(trust_env=False) as client:
+                asked = asyncio.create_task(client.post(url, json={"ndarray": [[2.0]]}))
+                while not app._pipeline._running:
+                    await asyncio.sleep(0)
+                answered = await listener.close(0.0, cut_off=app.cut_off)
+                status = (await asked).status_code
+        await app.close()
+        return answered, status
+
+    assert run(scenario()) == (False, 503)

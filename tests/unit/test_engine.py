@@ -372,7 +372,7 @@ def test_the_settings_of_batching_reach_the_queue(tmp_path):
     api = {"batching": batching, "max_queue": 2}
     config = make_config({"predictor": {"module": "m", "class_name": "C"}, "api": api}, tmp_path)
     predictor = SimpleNamespace(
-        feature_names=None, n_features=None, dataframe=False, batchable=False, categorical=frozenset(),
+        feature_names=None, n_features=None, dataframe=False, batchable=False, computes=False, categorical=frozenset(),
         operations=frozenset({"predict"}), library="m.C",
     )  # fmt: skip
     queue = Derived.of(predictor, config).queue(config.api)

@@ -17,7 +17,7 @@ from mlserver.serving.model import Model
 def a_model(folder, api=None, **predictor):
     config = make_config({"predictor": {"module": "m", "class_name": "C"}, "api": api or {}}, folder)
     loaded = {
-        "feature_names": None, "n_features": None, "dataframe": False, "batchable": False, "categorical": frozenset(),
+        "feature_names": None, "n_features": None, "dataframe": False, "batchable": False, "computes": False, "categorical": frozenset(),
         "operations": frozenset({"predict"}), "library": "m.C",
     }  # fmt: skip
     return Model.of(SimpleNamespace(**loaded | predictor), config)

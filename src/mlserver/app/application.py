@@ -18,6 +18,8 @@ from mlserver.exposition.http import asked_for, scraped
 from mlserver.serving import openapi
 from mlserver.serving.call import Response
 from mlserver.serving.codec import Decoder, Encoder
+from mlserver.serving.entry import Entry
+from mlserver.serving.linger import Linger
 from mlserver.serving.model import Model
 from mlserver.serving.predictors import load_predictor
 from mlserver.serving.routes import Request, Route, Routes
@@ -64,13 +66,17 @@ class App:
         self._checking: asyncio.Task[None] | None = None
         self._closed = False
         self._model = Model.unknown(config)
-        self._routes = Routes(
+        self.entry = Entry(
             pipeline,
-            self._table(),
             max_body=config.server.max_body_bytes,
-            timeout=config.server.request_timeout_s,
             ids=config.observability.correlation_ids,
             trace=observation.trace,
+        )
+        self._routes = Routes(
+            pipeline,
+            self.entry,
+            self._table(),
+            timeout=config.server.request_timeout_s,
             loading=self._loading,
         )
         self.reject = self._routes.reject
@@ -148,6 +154,8 @@ class App:
             self._model.queue(self.config.api),
             operations=self._model.operations,
             concurrency=self._model.concurrency,
+            brevity=self._model.brevity(self.config.api),
+            linger=Linger(self.config.api.batching.max_rows),
         )
         self.health.model_loaded = True
         self._levels.model_loaded[0] = 1.0

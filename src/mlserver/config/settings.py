@@ -5,7 +5,6 @@ What a fault says it expected, the environment's variables and the reference pag
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -37,6 +36,7 @@ from mlserver.config.kinds import (
     Token,
 )
 from mlserver.config.observability import ObservabilitySettings
+from mlserver.processors import processors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,8 +108,8 @@ class ServerSettings(Settings):
 
     @property
     def worker_count(self) -> int:
-        """Number of worker processes, ``auto`` resolved to the CPUs this process may run on."""
-        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
+        """Number of worker processes, ``auto`` resolved to the processors there are for this process."""
+        return processors() if self.workers == "auto" else self.workers
 
     @model_validator(mode="after")
     def _listeners_differ(self) -> Self:

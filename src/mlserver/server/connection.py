@@ -16,13 +16,14 @@ from uvicorn.server import ServerState
 
 from mlserver.errors import Overloaded, RequestError
 from mlserver.server.deadline import Deadline
-from mlserver.server.exchange import head, headers_of
+from mlserver.server.exchange import head, headers_of, success_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvicorn import Config
 
+    from mlserver.server.direct import Direct
     from mlserver.server.exchange import Exchange
     from mlserver.server.limits import Limits
     from mlserver.serving.call import Response
@@ -63,14 +64,20 @@ class State(ServerState):
 
     def __init__(self) -> None:
         super().__init__()
-        self.date = date_line()
-        """The header with the time, with its line end."""
+        self.set_date()
         self.draining = False
         """Whether every response ends its connection."""
         self.refused: set[Connection] = set()
         """Connections beyond the limit, being told so."""
         self.lost = asyncio.Event()
         """Set whenever a connection is gone."""
+
+    def set_date(self) -> None:
+        """Takes the time."""
+        self.date = date_line()
+        """The header with the time, with its line end."""
+        self.success = success_of(self.date)
+        """How a response to a prediction begins, up to its own headers."""
 
 
 class Phase(enum.Enum):
@@ -93,14 +100,14 @@ class Connection(HttpToolsProtocol):
         self, config: Config, state: State, app_state: dict[str, Any], *, limits: Limits, sink: Sink
     ) -> None:
         super().__init__(config, state, app_state)
-        self._state = state
+        self.common = state
         self._limits = limits
         self._sink = sink
         self._deadline = Deadline(self.loop)
         self._phase = Phase.OPEN
         self._fresh = True  # nothing has come yet
         self._input = b""  # received, not yet used up
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | Direct | None = None
         self._discarded = 0
         self._unsent = math.inf
         self._linger = False
@@ -126,7 +133,7 @@ class Connection(HttpToolsProtocol):
             self._deadline.set(self._limits.header_timeout_s, self._end)
             return
         self.connections.discard(self)
-        self._state.refused.add(self)
+        self.common.refused.add(self)
         error = Overloaded(f"All {limit} connections (server.max_connections) are in use. Try again later.")
         self._refuse(error)
 
@@ -136,8 +143,8 @@ class Connection(HttpToolsProtocol):
         self._deadline.close()
         if self._exchange is not None:
             self._exchange.disconnect()
-        self._state.refused.discard(self)
-        self._state.lost.set()
+        self.common.refused.discard(self)
+        self.common.lost.set()
 
     def data_received(self, data: bytes) -> None:
         """Reads on."""
@@ -188,7 +195,10 @@ class Connection(HttpToolsProtocol):
         if self._eof:
             self._after_eof()
         elif self._exchange is None and not self._input:
-            self._deadline.set(self._limits.keep_alive_s, self._end)
+            self._await_request()
+
+    def _await_request(self) -> None:
+        self._deadline.set(self._limits.keep_alive_s, self._end)
 
     def _after_eof(self) -> None:
         """An answer may be owed to a client that sends no more."""
@@ -238,9 +248,9 @@ class Connection(HttpToolsProtocol):
     def _reply(self, response: Response, *, body: bool) -> None:
         if self.transport.is_closing():
             return
-        start = head(response.status, headers_of(response), self._state.date, last=True)
+        start = head(response.status, headers_of(response), self.common.date, last=True)
         self.transport.write(start + response.body if body else start)
-        self._end(linger=len(self._state.refused) <= REFUSED_AT_ONCE)
+        self._end(linger=len(self.common.refused) <= REFUSED_AT_ONCE)
 
     def _end(self, *, linger: bool = False) -> None:
         """Closes when all is sent. With ``linger``, not before the client has had time to read it.

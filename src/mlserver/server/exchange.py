@@ -28,6 +28,17 @@ _STATUS_LINES: dict[int, bytes] = {
 _logger = logging.getLogger("mlserver.http")
 
 
+class Common(Protocol):
+    """What all connections have in common."""
+
+    date: bytes
+    """The line with the time."""
+    success: bytes
+    """How a response to a prediction begins, up to its own headers."""
+    draining: bool
+    """Whether every response ends its connection."""
+
+
 class Wire(Protocol):
     """What an exchange needs of its connection."""
 
@@ -36,15 +47,14 @@ class Wire(Protocol):
     flow: FlowControl
 
     @property
-    def date(self) -> bytes:
-        """The line with the time."""
-
-    @property
-    def draining(self) -> bool:
-        """Whether this is to be the last response."""
+    def common(self) -> Common:
+        """What it has in common with others."""
 
     def reject(self, error: RequestError, method: str, reply: Callable[[Response], None]) -> None:
         """Has an error observed; ``reply`` gets its response."""
+
+    def read_on(self) -> None:
+        """There is room for more of the body."""
 
     def answered(self, *, keep_alive: bool) -> None:
         """The response is written."""
@@ -188,9 +198,10 @@ class Exchange:
     def _taken(self) -> dict[str, Any]:
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
+        self._expects = False  # the body is on its way
         self._size = 0
         self._given = self.whole
-        self._wire.flow.resume_reading()
+        self._wire.read_on()
         return {"type": "http.request", "body": body, "more_body": not self.whole}
 
     # The response.
@@ -208,8 +219,8 @@ class Exchange:
                 kept.append(header)
         framing = self._frame(status, length)
         wire = self._wire
-        self._keep_alive = self._keep_alive and self.whole and not wire.draining
-        return head(status, (*kept, *framing), wire.date, last=not self._keep_alive)
+        self._keep_alive = self._keep_alive and self.whole and not wire.common.draining
+        return head(status, (*kept, *framing), wire.common.date, last=not self._keep_alive)
 
     def _frame(self, status: int, length: int | None) -> Headers:
         """The header that says where the body ends; where none can, the end of the connection does."""
@@ -271,6 +282,11 @@ def headers_of(response: Response) -> Headers:
     """All headers of a response that are its own."""
     length = b"%d" % len(response.body)
     return (b"content-type", response.content_type), (b"content-length", length), *response.headers
+
+
+def success_of(date: bytes) -> bytes:
+    """How a response of JSON with status 200 begins, as `head` writes it."""
+    return head(200, ((b"content-type", b"application/json"),), date, last=False).removesuffix(b"\r\n")
 
 
 def head(status: int, headers: Headers, date: bytes, *, last: bool) -> bytes:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import inspect
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PARAMETERS: dict[Any, str] = {
-    uvicorn.Config: "app http interface lifespan ws workers log_config proxy_headers forwarded_allow_ips",
-    HttpToolsProtocol: "config server_state app_state",
+_CONFIG, _STATE = "uvicorn.Config", "uvicorn.server.ServerState"
+_FLOW = "uvicorn.protocols.http.flow_control.FlowControl"
+_PROTOCOL = "uvicorn.protocols.http.httptools_impl.HttpToolsProtocol"
+
+PARAMETERS: dict[str, str] = {
+    _CONFIG: "app http interface lifespan ws workers log_config proxy_headers forwarded_allow_ips",
+    _PROTOCOL: "config server_state app_state",
 }
-METHODS: dict[Any, str] = {
-    uvicorn.Config: "load",
-    HttpToolsProtocol: "connection_made connection_lost pause_writing resume_writing on_message_begin on_url",
-    FlowControl: "pause_reading resume_reading drain",
+METHODS: dict[str, str] = {
+    _CONFIG: "load",
+    _PROTOCOL: "connection_made connection_lost pause_writing resume_writing on_message_begin on_url",
+    _FLOW: "pause_reading resume_reading drain",
 }
-ATTRIBUTES: dict[Any, str] = {
-    HttpToolsProtocol: "app connections flow headers loop parser scope tasks transport",
-    FlowControl: "write_paused",
-    ServerState: "connections",
+ATTRIBUTES: dict[str, str] = {
+    _PROTOCOL: "app connections flow headers loop parser scope tasks transport",
+    _FLOW: "write_paused",
+    _STATE: "connections",
 }
 
 
@@ -44,10 +46,14 @@ def supported() -> str | None:
     )
 
 
-def _missing(expected: dict[Any, str], kind: str, found: Callable[[Any], Any]) -> list[str]:
-    return [
-        f"{kind} {owner.__name__}.{name}"
-        for owner, names in expected.items()
-        for name in names.split()
-        if name not in found(owner)
-    ]
+def _missing(expected: dict[str, str], kind: str, found: Callable[[Any], Any]) -> list[str]:
+    missing = []
+    for place, names in expected.items():
+        module, _, owner = place.rpartition(".")
+        try:
+            there = found(getattr(import_module(module), owner))
+        except (ImportError, AttributeError):
+            missing.append(place)
+        else:
+            missing += [f"{kind} {owner}.{name}" for name in names.split() if name not in there]
+    return missing

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from mlserver.errors import MLServerError
-from mlserver.server.connection import State, date_line
-from mlserver.server.leaning import supported
+from mlserver.server.connection import State
 from mlserver.server.protocol import Protocol
 from mlserver.server.sockets import BACKLOG
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from mlserver.server.connection import Sink
     from mlserver.server.exchange import ASGIApp
     from mlserver.server.limits import Limits
+    from mlserver.serving.entry import Entry
 
 _TURNS = 5
 """Of the event loop, in which a connection is taken from the kernel's queue and its first bytes are read."""
@@ -29,20 +28,24 @@ _TURNS = 5
 class Listener:
     """Serves an ASGI application on sockets that other processes may be serving, too.
 
+    The installed uvicorn has to be `leaning.supported`.
+
     Args:
         limits: of all its connections together.
         sink: answers what never becomes a request.
+        entry: takes predictions, which then do not go through the application.
         app_state: what each request finds in its ASGI scope as ``state``.
-
-    Raises:
-        MLServerError: the installed uvicorn is not one that it can work with.
     """
 
     def __init__(
-        self, app: ASGIApp, *, limits: Limits, sink: Sink, app_state: dict[str, Any] | None = None
+        self,
+        app: ASGIApp,
+        *,
+        limits: Limits,
+        sink: Sink,
+        entry: Entry | None = None,
+        app_state: dict[str, Any] | None = None,
     ) -> None:
-        if fault := supported():
-            raise MLServerError(fault)
         config = uvicorn.Config(
             app,
             http=Protocol,
@@ -56,7 +59,9 @@ class Listener:
         )
         config.load()
         self._state = State()
-        self._protocol = partial(Protocol, config, self._state, app_state or {}, limits=limits, sink=sink)
+        self._protocol = partial(
+            Protocol, config, self._state, app_state or {}, limits=limits, sink=sink, entry=entry
+        )
         self._servers: dict[Hashable, asyncio.Server] = {}
         self._ticker: asyncio.TimerHandle | None = None
 
@@ -141,7 +146,7 @@ class Listener:
 
     def _tick(self) -> None:
         """Sets the time that responses carry."""
-        self._state.date = date_line()
+        self._state.set_date()
         self._ticker = asyncio.get_running_loop().call_later(1.0, self._tick)
 
 

@@ -94,7 +94,7 @@ class Management:
             _logger.exception("The management listener failed to answer %s", request.path)
             response = problem(InternalError("The log has the reason."), request_id)
         if response.status != ClientGone.status:
-            response = response.with_header(b"x-request-id", request_id.encode("ascii"))
+            response.add_header(b"x-request-id", request_id.encode("ascii"))
             await send_response(send, response, body=request.method != "HEAD")
 
     def reject(

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
+from mlserver.processors import shared_threads
 from mlserver.server.control import (
     Accept,
     Beat,
@@ -116,6 +117,7 @@ class Worker:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=printed,
                 stderr=printed,
+                env={**os.environ, **shared_threads(len(launch.sockets), os.environ)},
                 pass_fds=(theirs.fileno(), *launch.sockets, *launch.pages, launch.log),
             )
         return cls(id_, launch, log_level, process, ours, output)

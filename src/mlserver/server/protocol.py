@@ -13,43 +13,70 @@ from typing import TYPE_CHECKING, Any
 import httptools
 
 from mlserver.errors import HeadersTooLarge, MalformedRequest, RequestError, RequestTimeout
+from mlserver.paths import PREDICTIONS
 from mlserver.server.connection import Connection, Phase, Sink, State
+from mlserver.server.direct import Direct, Head
 from mlserver.server.exchange import READ_AHEAD, Exchange
-from mlserver.server.framing import FIELDS, Body, body_of, split_target
+from mlserver.server.framing import FIELDS, Body, Chunked, body_of, split_target
 
 if TYPE_CHECKING:
     from uvicorn import Config
 
     from mlserver.server.limits import Limits
+    from mlserver.serving.entry import Entry
 
 _HEAD_END = b"\r\n\r\n"
 _METHOD = re.compile(rb"([A-Za-z-]{1,32}) ")
 
 
 class Protocol(Connection):
-    """Requests and responses on one connection."""
+    """Requests and responses on one connection.
+
+    Args:
+        entry: takes predictions; without, the application gets these, too.
+    """
 
     def __init__(
-        self, config: Config, state: State, app_state: dict[str, Any], *, limits: Limits, sink: Sink
+        self,
+        config: Config,
+        state: State,
+        app_state: dict[str, Any],
+        *,
+        limits: Limits,
+        sink: Sink,
+        entry: Entry | None = None,
     ) -> None:
         super().__init__(config, state, app_state, limits=limits, sink=sink)
+        self._entry = entry
+        self._last: Head | None = None  # of the last prediction
+        self._last_total = 0
         self._fed = 0  # bytes of the input that the parser has had: the beginning of a head
         self._fields: list[tuple[bytes, bytes]] = []  # of its headers, those that frame it
         self._complete = False  # the head
         self._keep_alive = False
         self._body: Body | None = None  # of the request in `_exchange`, as long as more of it is to come
 
-    @property
-    def date(self) -> bytes:
-        """The header with the time, with its line end."""
-        return self._state.date
-
-    @property
-    def draining(self) -> bool:
-        """Whether the next response is to be the last."""
-        return self._state.draining
-
     # Reading.
+
+    def data_received(self, data: bytes) -> None:
+        """Reads on. A prediction with the head of the last one, all of it at once, is not parsed."""
+        last, entry = self._last, self._entry
+        if (
+            len(data) == self._last_total
+            and last is not None
+            and entry is not None
+            and data.startswith(last.data)
+            and self._exchange is None
+            and not self._input
+            and self._phase is Phase.OPEN
+            and not self.flow.write_paused
+        ):
+            self._deadline.clear()
+            self._exchange = exchange = Direct(self, entry, last)
+            exchange.whole = True
+            entry.take_whole(exchange.call, data[len(last.data) :], last.headers.get(b"content-type"))
+        else:
+            super().data_received(data)
 
     def _read(self) -> None:
         """Goes on in the input, until it needs more of it or a response has to be written first."""
@@ -126,14 +153,28 @@ class Protocol(Connection):
             scope["http_version"] = "1.0"
         body = body_of(fields, old=old)
         expects = fields.get(b"expect", b"").lower() == b"100-continue"
-        self._answer(Exchange(self, scope, keep_alive=self._keep_alive and not old, expects=expects), body)
-        self._input = self._input[end:]
+        keep_alive = self._keep_alive and not old
+        data, self._input = self._input[:end], self._input[end:]
         self._fed = 0
-
-    def _answer(self, exchange: Exchange, body: Body | None) -> None:
-        self._exchange, self._body = exchange, body
+        self._body = body
         self._deadline.clear()
-        if body is None:
+        if self._entry is None or scope["method"] != "POST" or scope["path"] not in PREDICTIONS:
+            self._answer(Exchange(self, scope, keep_alive=keep_alive, expects=expects))
+        else:
+            length = None if isinstance(body, Chunked) else int(fields.get(b"content-length", b"0"))
+            request = Head(data, scope["path"], scope, dict(self.headers), length, keep_alive, expects)
+            self._exchange = exchange = Direct(self, self._entry, request)
+            exchange.expect(request)
+            # One that is refused for its length is refused again, which happens here only.
+            self._last_total = 0 if exchange.call.finished else request.total
+            self._last = request if self._last_total else None
+            if body is None:
+                exchange.end()
+
+    def _answer(self, exchange: Exchange) -> None:
+        """Has the application answer."""
+        self._exchange = exchange
+        if self._body is None:
             exchange.end()
         task = self.loop.create_task(exchange.run(self.app))
         self.tasks.add(task)
@@ -184,13 +225,21 @@ class Protocol(Connection):
 
     # Answering.
 
+    def read_on(self) -> None:
+        """Reads more, unless what is there already is more than the next requests may have in advance."""
+        if len(self._input) <= READ_AHEAD:
+            self.flow.resume_reading()
+
     def answered(self, *, keep_alive: bool) -> None:
         """Goes on with the next request, or closes."""
         self._exchange = None
         if self.transport.is_closing():
             return
-        if keep_alive:
-            self.flow.resume_reading()
+        if not keep_alive:
+            self._end(linger=True)
+            return
+        self.flow.resume_reading()
+        if self._input or self._eof or self.flow.write_paused:
             self._next()
         else:
-            self._end(linger=True)
+            self._await_request()

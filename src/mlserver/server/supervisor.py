@@ -19,7 +19,7 @@ from mlserver.lines import LineWriter
 from mlserver.server import sockets
 from mlserver.server.fleet import Fleet
 from mlserver.server.limits import Limits
-from mlserver.server.listener import Listener
+from mlserver.server.listening import listen
 from mlserver.server.logs import log_to, open_log
 from mlserver.server.management import Management
 from mlserver.server.metrics import FleetMetrics
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from mlserver.config import Config
+    from mlserver.server.listening import AnyListener
 
 STDOUT = 1
 LAST_ANSWERS_S = 1.0
@@ -171,7 +172,7 @@ class Supervisor:
         except RequestError as error:
             _logger.warning(str(error))
 
-    async def _manage(self) -> Listener | None:
+    async def _manage(self) -> AnyListener | None:
         if self._management is None:
             return None
         app = Management(
@@ -180,7 +181,7 @@ class Supervisor:
             health=lambda: self._fleet.health,
             render=self._metrics.render,
         )
-        listener = Listener(app, limits=Limits.of(self._config.server), sink=app)
+        listener = listen(app, limits=Limits.of(self._config.server), sink=app)
         await listener.accept(self._management, "management")
         return listener
 

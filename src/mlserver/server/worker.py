@@ -21,6 +21,7 @@ from setproctitle import setproctitle
 from mlserver.app import create_app
 from mlserver.exposition import Exposition
 from mlserver.pages import Page
+from mlserver.server import garbage
 from mlserver.server.control import (
     Accept,
     Beat,
@@ -38,12 +39,13 @@ from mlserver.server.control import (
 )
 from mlserver.server.lifeline import die_with, leave_signals
 from mlserver.server.limits import Limits
-from mlserver.server.listener import Listener
+from mlserver.server.listening import listen
 from mlserver.server.logs import log_to, open_log
 from mlserver.server.scrapes import Scrapes
 
 if TYPE_CHECKING:
     from mlserver.app import App
+    from mlserver.server.listening import AnyListener
 
 BEAT_S = 1.0
 CLOSE_S = 3.5
@@ -61,7 +63,7 @@ class Worker:
         self,
         channel: Channel,
         app: App,
-        listener: Listener,
+        listener: AnyListener,
         sockets: list[socket.socket],
         *,
         scrapes: Scrapes | None,
@@ -108,7 +110,7 @@ class Worker:
                 timeout_s=config.server.request_timeout_s,
             )
             app.metrics.answer_with(scrapes.answer)
-        listener = Listener(app, limits=Limits.of(config.server), sink=app)
+        listener = listen(app, limits=Limits.of(config.server), sink=app, entry=app.entry)
         return cls(channel, app, listener, sockets, scrapes=scrapes)
 
     async def run(self) -> None:
@@ -125,6 +127,7 @@ class Worker:
         # Not before: until then a predecessor's gauges are those that are so. And not later: a worker that is
         # ready has all its series.
         self._loaded = True
+        garbage.settle()
         if self._scrapes is not None:
             await self._scrapes.send()
         health = self._app.health

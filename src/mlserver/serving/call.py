@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # frozen, it would take three times as long to make
 class Response:
     """A complete HTTP response; ``content-length`` is added on the way out."""
 
@@ -28,9 +28,9 @@ class Response:
     content_type: bytes = b"application/json"
     headers: Headers = ()
 
-    def with_header(self, name: bytes, value: bytes) -> Response:
-        """The same response with one header more."""
-        return Response(self.status, self.body, self.content_type, (*self.headers, (name, value)))
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """Adds a header."""
+        self.headers = (*self.headers, (name, value))
 
 
 @dataclass(slots=True, frozen=True)
@@ -107,9 +107,10 @@ class Call:
         A traceback holds the frames it went through, and one of them holds this call.
         """
         self.body, self.rows = b"", None
-        for error in (self.error, self.error and self.error.__cause__):
-            if error is not None:
-                error.__traceback__ = None
+        if (error := self.error) is not None:
+            error.__traceback__ = None
+            if error.__cause__ is not None:
+                error.__cause__.__traceback__ = None
 
 
 @dataclass(slots=True, eq=False)
@@ -123,6 +124,8 @@ class Batch:
     """Set where several calls share the run."""
     started: float = 0.0
     ended: float = 0.0
+    cpu_s: float = 0.0
+    """Seconds of a processor that the thread took which ran it."""
     error: BaseException | None = None
     trace: Trace | None = None
     """The span that the predictor's own nest under, if it is sampled; set by an `Enter` hook."""

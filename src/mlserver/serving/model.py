@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlserver.errors import ModelLoadError
+from mlserver.serving.brevity import Brevity
 from mlserver.serving.coalescer import Coalescer
 from mlserver.serving.codec import InputSchema
 from mlserver.serving.predictors.trained import made_up
@@ -28,6 +29,8 @@ class Model:
     """Whether several calls may share a run."""
     concurrency: int
     """Runs at once."""
+    computes: bool = False
+    """A run does nothing but compute, in whatever thread it is."""
 
     @classmethod
     def unknown(cls, config: Config) -> Model:
@@ -58,7 +61,12 @@ class Model:
             predictor.library,
             coalesced=coalesced,
             concurrency=1 if coalesced else api.concurrency,
+            computes=predictor.computes,
         )
+
+    def brevity(self, api: ApiSettings) -> Brevity | None:
+        """What tells which runs may be done on the event loop; None if none may."""
+        return Brevity(api.batching.max_rows) if self.coalesced and self.computes else None
 
     def queue(self, api: ApiSettings) -> Coalescer:
         """The queue before the predictor."""

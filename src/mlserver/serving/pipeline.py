@@ -7,11 +7,8 @@ is on a predictor's thread.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections import OrderedDict
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlserver.errors import (
     ClientGone,
@@ -27,21 +24,22 @@ from mlserver.errors import (
     RequestTimeout,
 )
 from mlserver.serving.call import Response
-from mlserver.serving.coalescer import REST_S
 from mlserver.serving.codec import output_shape, problem
+from mlserver.serving.dispatcher import Dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from mlserver.serving.brevity import Brevity
     from mlserver.serving.call import Batch, Call, Levels, Observer
     from mlserver.serving.coalescer import Coalescer
     from mlserver.serving.codec import Decoder, Encoder
     from mlserver.serving.health import Health
+    from mlserver.serving.linger import Linger
     from mlserver.serving.runner import Runner
-    from mlserver.serving.runs import Outcome, Run
+    from mlserver.serving.runs import Run
 
 PROBLEM = b"application/problem+json"
-_logger = logging.getLogger("mlserver.pipeline")
 
 
 class Pipeline:
@@ -74,13 +72,9 @@ class Pipeline:
         self._max_buffered = max_buffered
         self._echo_ids = echo_ids
         self._buffered = 0
-        self._depth = 0
-        self._free = 0
-        self._dispatching: asyncio.Handle | None = None
-        self._lingering = False
         self._expiry: asyncio.AbstractEventLoop | None = None
-        self._open: OrderedDict[Call, None] = OrderedDict()
-        self._running: dict[Call, list[Call]] = {}
+        self._open: dict[Call, None] = {}  # in the order in which they came
+        self._running: Collection[Call] = ()
         self._finished: list[Call] = []
         self._batches: list[Batch] = []
 
@@ -92,13 +86,27 @@ class Pipeline:
         *,
         operations: Collection[str],
         concurrency: int,
+        brevity: Brevity | None = None,
+        linger: Linger | None = None,
     ) -> None:
-        """Takes what depends on the model, once it is loaded. From then on predictions are answered."""
+        """Takes what depends on the model, once it is loaded. From then on predictions are answered.
+
+        ``concurrency`` is how many runs there may be at once. Without ``brevity`` none is done on the event
+        loop; without ``linger`` no thread waits for callers to come back.
+        """
         self._operations = operations
         self._decode = decode
         self._encode = encode
-        self._queue = queue
-        self._free = concurrency
+        self._dispatcher = Dispatcher(
+            queue,
+            self._runner,
+            queued=self._queued,
+            concurrency=concurrency,
+            brevity=brevity,
+            linger=linger,
+            answer=self._answer_all,
+        )
+        self._running = self._dispatcher.running
 
     # The way of a prediction, in order.
 
@@ -123,69 +131,54 @@ class Pipeline:
         self._buffered += size
         call.reserved += size
 
+    def take(self, call: Call, body: bytes, content_type: bytes | None) -> None:
+        """Makes room for a body that has come at once, decodes it and queues the call."""
+        try:
+            self.reserve(call, len(body))
+        except Overloaded as error:
+            self.fail(call, error)
+        else:
+            self.predict(call, body, content_type)
+
     def predict(self, call: Call, body: bytes, content_type: bytes | None) -> None:
         """Decodes a body and queues the call; its reply follows in its own time."""
         if call.finished:  # its time was up while the body came
             return
         call.body = body
         try:
-            self._check_model(call)
-            call.rows = self._decode(body, content_type)
-            call.input_shape = call.rows.shape
+            if not self._health.model_loaded or call.operation not in self._operations:
+                self._refuse(call)
+            call.rows = rows = self._decode(body, content_type)
+            call.input_shape = rows.shape
             call.decoded = time.perf_counter()
-            if self._queue.full:
-                self._dispatch()  # what came in this turn may have threads to go to
-            self._queue.add(call)
+            self._dispatcher.add(call)
         except RequestError as error:
             self.fail(call, error)
         except Exception as cause:  # noqa: BLE001  # a fault of the server's own is one 500
             self.fail(call, InternalError.because(cause))
-        else:
-            self._dispatch_soon()
 
-    def _check_model(self, call: Call) -> None:
+    def _refuse(self, call: Call) -> NoReturn:
         if not self._health.model_loaded:
             raise NotReady(f"The model is not loaded{_because(self._health.failure)}.")
-        if call.operation not in self._operations:
-            raise NotFound(f"This model has no {call.operation}; it has {', '.join(self._operations)}.")
+        raise NotFound(f"This model has no {call.operation}; it has {', '.join(self._operations)}.")
 
-    def _dispatch(self) -> None:
-        """Gives every free thread its next run."""
-        self._dispatching = None
-        waiting = len(self._queue)
-        while self._free and waiting:
-            self._free -= 1
-            calls = self._queue.take()
-            waiting -= len(calls)
-            self._running.update(dict.fromkeys(calls, calls))
-            self._runner.run(calls, partial(self._answered, calls))
-        self._show_depth(waiting)
-
-    def _answered(self, calls: list[Call], run: Run) -> None:
-        """A thread is free again: it gets its next run first, then this one's calls are answered."""
-        self._free += 1
-        if _at_fault(run) and self._queue.note_fault():
-            _logger.warning("Several shared runs failed within a minute: coalescing rests for %g s", REST_S)
-        for call in calls:
-            del self._running[call]
-            if call.finished and call.reply is None:  # it ended, and left, before its run did
-                call.release()
-        self._dispatch()
+    def _answer_all(self, run: Run) -> None:
+        """Encodes what became of a run."""
         self._batches += run.batches
         for outcome in run.outcomes:
-            if not outcome.call.finished:
-                self._answer(outcome)
+            if not outcome[0].finished:
+                self._answer(*outcome)
         self._flush()
 
-    def _answer(self, outcome: Outcome) -> None:
-        call = outcome.call
-        call.batch = outcome.batch
-        call.started, call.predicted = outcome.batch.started, outcome.batch.ended
+    def _answer(self, call: Call, batch: Batch, output: Any, fault: BaseException | None) -> None:
+        call.batch = batch
+        call.started, call.predicted = batch.started, batch.ended
         try:
-            _raise(outcome.error)
-            call.output_shape = output_shape(outcome.output)
+            if fault is not None:
+                _raise(fault)
+            call.output_shape = output_shape(output)
             elapsed_ms = (time.perf_counter() - call.received) * 1000
-            body = self._encode(call.operation or "", outcome.output, call.request_id, elapsed_ms)
+            body = self._encode(call.operation or "", output, call.request_id, elapsed_ms)
         except RequestError as error:
             self.fail(call, error)
         except PredictorError as cause:
@@ -222,24 +215,16 @@ class Pipeline:
         if call.finished:
             return
         if self._echo_ids and call.request_id is not None:
-            response = response.with_header(b"x-request-id", call.request_id.encode("ascii"))
+            response.headers += ((b"x-request-id", call.request_id.encode("ascii")),)
         call.response = response
         call.finished = time.perf_counter()
         self._buffered -= call.reserved
-        self._open.pop(call, None)
+        del self._open[call]
         if call.decoded and call.batch is None:
-            self._forget(call)
+            self._dispatcher.forget(call)
         if not self._finished:
             asyncio.get_running_loop().call_soon(self._flush)
         self._finished.append(call)
-
-    def _forget(self, call: Call) -> None:
-        """Nobody waits for this call's run any more."""
-        self._queue.remove(call)
-        self._show_depth(len(self._queue))
-        run = self._running.get(call)
-        if run is not None and all(other.finished for other in run):
-            self._runner.cancel(run)
 
     def _flush(self) -> None:
         """The end of a turn: observers first, then the responses."""
@@ -250,37 +235,17 @@ class Pipeline:
         for observer in self._observers:
             observer(calls, batches)
         self._active[0] = len(self._open)
+        running = self._running
         for call in calls:
-            if call.reply is not None and call.response is not None:
-                call.reply(call.response)
-            call.reply = None
-            if call not in self._running:  # a run needs the rows of all its calls to its end
+            reply, call.reply = call.reply, None
+            if reply is not None and call.response is not None:
+                reply(call.response)
+            if call not in running:  # a run needs the rows of all its calls to its end
                 call.release()
         for batch in batches:
             batch.calls = []
 
-    def _show_depth(self, depth: int) -> None:
-        """Shows how many calls wait. Those that are given a run within this turn of the loop never do."""
-        if depth != self._depth:
-            self._depth = depth
-            self._queued[0] = depth
-
     # What the clock brings.
-
-    def _dispatch_soon(self) -> None:
-        """Lets the calls of this turn of the loop come together before a free thread is given a run."""
-        wait = self._queue.wait_s
-        if wait or not self._free:
-            self._show_depth(len(self._queue))
-        if not self._free:
-            return
-        if self._dispatching is not None:
-            if wait or not self._lingering:
-                return
-            self._dispatching.cancel()
-        loop = asyncio.get_running_loop()
-        self._lingering = wait > 0
-        self._dispatching = loop.call_later(wait, self._dispatch) if wait else loop.call_soon(self._dispatch)
 
     def _expire(self) -> None:
         """Answers the calls whose time is up. All have the same time, so the oldest come first."""
@@ -295,7 +260,9 @@ class Pipeline:
             if call.decoded:
                 self.fail(call, PredictionTimeout(f"No answer within {limit}."))
             else:
-                self.fail(call, RequestTimeout(f"The body was not complete within {limit}."))
+                self.fail(
+                    call, RequestTimeout(f"Only {call.reserved} bytes of the body came within {limit}.")
+                )
 
     def _expire_at(self, when: float) -> None:
         self._expiry = asyncio.get_running_loop()
@@ -308,17 +275,9 @@ def _failed(cause: BaseException) -> PredictionFailed:
     return error
 
 
-def _raise(error: BaseException | None) -> None:
-    if isinstance(error, RequestError):  # the rows are at fault, as only the model can tell
-        raise error
-    if error is not None:
-        raise _failed(error)
-
-
-def _at_fault(run: Run) -> bool:
-    """Whether a shared run had to be taken apart, and not only because a client's rows were refused."""
-    refused = all(isinstance(outcome.error, RequestError | None) for outcome in run.outcomes)
-    return len(run.batches) > 1 and not (refused and any(outcome.error for outcome in run.outcomes))
+def _raise(error: BaseException) -> NoReturn:
+    # The rows may be at fault, as only the model can tell.
+    raise error if isinstance(error, RequestError) else _failed(error)
 
 
 def _because(failure: str | None) -> str:

@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlserver.errors import (
-    BodyTooLarge,
     ClientGone,
     InternalError,
     MethodNotAllowed,
@@ -20,13 +19,13 @@ from mlserver.errors import (
     RequestTimeout,
 )
 from mlserver.paths import UNMATCHED
-from mlserver.serving.call import Call, Response
-from mlserver.serving.ids import accept_id
+from mlserver.serving.call import Response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 
-    from mlserver.serving.call import Tracer
+    from mlserver.serving.call import Call
+    from mlserver.serving.entry import Entry
     from mlserver.serving.pipeline import Pipeline
 
     Scope = MutableMapping[str, Any]
@@ -67,54 +66,42 @@ class Routes:
     """Answers HTTP requests by path, each as one `Call`.
 
     Args:
+        entry: makes the calls.
         routes: all paths.
-        max_body: bytes of a request's body.
         timeout: seconds from a request's headers to the end of its body.
-        ids: whether ``X-Request-ID`` is read; without, calls have no ids.
-        trace: decides which requests are traced.
         loading: a prediction waits for it, so that it does not come before the model.
     """
 
     def __init__(
         self,
         pipeline: Pipeline,
+        entry: Entry,
         routes: list[Route],
         *,
-        max_body: int,
         timeout: float,
-        ids: bool,
-        trace: Tracer,
         loading: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._pipeline = pipeline
+        self._entry = entry
         self._routes = {route.path: route for route in routes}
-        self._max_body = max_body
         self._timeout = timeout
-        self._ids = ids
-        self._trace = trace
         self._loading = loading
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; ``scope`` is of type ``http``."""
-        received = time.perf_counter()
         method: str = scope["method"]
         request = Request(method, dict(scope["headers"]))
         route = self._routes.get(_path(scope))
-        call = Call(
-            method=method,
-            endpoint=route.path if route else UNMATCHED,
-            received=received,
-            request_id=accept_id(request.headers.get(b"x-request-id")) if self._ids else None,
+        replied: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        call = self._entry.open(
+            method,
+            route.path if route else UNMATCHED,
+            partial(_settle, replied),
+            request.headers,
+            scope,
             operation=route.operation if route else None,
             quiet=route is not None and route.quiet,
-            headers=request.headers,
-            scope=scope,
         )
-        if not call.quiet:
-            call.trace = self._trace(request.headers)
-        replied: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        call.reply = partial(_settle, replied)
-        self._pipeline.begin(call)
         try:
             if route is not None and route.operation and method == "POST":
                 await self._predict(call, request, receive, replied)
@@ -133,10 +120,8 @@ class Routes:
         self, error: RequestError, *, method: str, received: float, reply: Callable[[Response], None]
     ) -> None:
         """Answers what never became a request, such as malformed headers, as a call like any other."""
-        call = Call(method=method, endpoint=UNMATCHED, received=received, reply=reply)
-        call.request_id = accept_id(None) if self._ids else None
-        call.trace = self._trace(call.headers)
-        self._pipeline.begin(call)
+        call = self._entry.open(method, UNMATCHED, reply, {}, {})
+        call.received = received
         self._pipeline.fail(call, error)
 
     async def _answer(self, call: Call, request: Request, route: Route | None) -> None:
@@ -160,15 +145,14 @@ class Routes:
         if self._loading is not None:
             await self._loading()
         call.context = copy_context()
-        self._pipeline.predict(call, body, request.headers.get(b"content-type"))
+        self._entry.predict(call, body)
         await self._watch(call, receive, replied)
 
     async def _read_body(self, call: Call, request: Request, receive: Receive) -> bytes:
         declared = request.headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared[:20]) > self._max_body:
-            raise self._too_large(int(declared[:20]))
+        if declared.isdigit():
+            self._entry.expect(int(declared[:20]))
         chunks: list[bytes] = []
-        size = 0
         try:
             async with asyncio.timeout(self._timeout - (time.perf_counter() - call.received)):
                 while True:
@@ -176,22 +160,15 @@ class Routes:
                     if message["type"] == "http.disconnect":
                         raise ClientGone("The client closed the connection within the body.")
                     chunk = message.get("body", b"")
-                    self._pipeline.reserve(call, len(chunk))
+                    self._entry.take(call, len(chunk))
                     chunks.append(chunk)
-                    size += len(chunk)
-                    if size > self._max_body:
-                        raise self._too_large(size)
                     if not message.get("more_body", False):
                         return chunk if len(chunks) == 1 else b"".join(chunks)
         except TimeoutError:
             raise RequestTimeout(
-                f"Only {size} bytes of the body came within {self._timeout:g} s (server.request_timeout_s)."
+                f"Only {call.reserved} bytes of the body came within {self._timeout:g} s "
+                "(server.request_timeout_s)."
             ) from None
-
-    def _too_large(self, size: int) -> BodyTooLarge:
-        return BodyTooLarge(
-            f"The body has {size} bytes or more, the limit is {self._max_body} (server.max_body_bytes)."
-        )
 
     async def _watch(self, call: Call, receive: Receive, replied: asyncio.Future[Response]) -> None:
         """Until the reply: a client that hangs up is dropped from the queue."""

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 from mlserver.errors import PredictorError
-from mlserver.serving.runs import Run, answer, drive, in_context
+from mlserver.serving.runs import Run, answer, answer_alone, drive, in_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -87,6 +87,14 @@ class Runner:
         else:
             predictor = self._loaded
             self._jobs.put(lambda: _post(loop, done, drive(answer(predictor, calls, self._enter))))
+
+    def run_here(self, calls: list[Call]) -> Run | None:
+        """A run in the thread that calls this, of a predictor that does nothing but compute.
+
+        Returns:
+            None for a shared run that failed: it is for `run` to find out whose fault it is.
+        """
+        return answer_alone(self._loaded, calls, self._enter)
 
     def cancel(self, calls: list[Call]) -> None:
         """Ends a run that nobody waits for any more, where that is possible: a thread cannot be stopped."""

@@ -23,14 +23,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Outcome(NamedTuple):
-    """What became of one call in a run. The event loop takes it over: a thread never writes to a call."""
+Outcome = tuple["Call", Batch, Any, BaseException | None]
+"""What became of one call in a run: its slice of the predictor's answer, or an error.
 
-    call: Call
-    batch: Batch
-    output: Any
-    """This call's slice of the predictor's answer; None where ``error`` is set."""
-    error: BaseException | None
+The event loop takes it over: a thread never writes to a call."""
 
 
 class Run(NamedTuple):
@@ -47,24 +43,35 @@ async def answer(predictor: Predictor, calls: list[Call], enter: Sequence[Enter]
 
     A synchronous predictor never suspends this coroutine, so that `drive` can run it without an event loop.
     """
-    batch = Batch(calls, calls[0].operation or "", sum(len(call.rows or ()) for call in calls))
-    if len(calls) > 1:
-        batch.id = new_id()
-    batch.started = time.perf_counter()
+    batch = _batch(calls)
     output = None
     try:
         output = await _predict(predictor, batch, enter)
     except BaseException as error:  # noqa: BLE001  # a predictor may raise SystemExit, too
         batch.error = error
-    batch.ended = time.perf_counter()
+    batch.ended, batch.cpu_s = time.perf_counter(), time.thread_time() - batch.cpu_s
     if batch.error is None:
         return Run(_slices(batch, output), [batch])
     if len(calls) == 1 or isinstance(batch.error, asyncio.CancelledError):
-        return Run([Outcome(call, batch, None, batch.error) for call in calls], [batch])
+        return Run([(call, batch, None, batch.error) for call in calls], [batch])
     middle = len(calls) // 2
     first = await answer(predictor, calls[:middle], enter)
     second = await answer(predictor, calls[middle:], enter)
     return Run(first.outcomes + second.outcomes, [batch, *first.batches, *second.batches])
+
+
+def answer_alone(predictor: Predictor, calls: list[Call], enter: Sequence[Enter] = ()) -> Run | None:
+    """As `answer`, without taking a shared run apart: None where that would have to be done."""
+    batch = _batch(calls)
+    output = None
+    try:
+        output = drive(_predict(predictor, batch, enter))
+    except BaseException as error:  # noqa: BLE001  # as below
+        batch.error = error
+    batch.ended, batch.cpu_s = time.perf_counter(), time.thread_time() - batch.cpu_s
+    if batch.error is None:
+        return Run(_slices(batch, output), [batch])
+    return Run([(calls[0], batch, None, batch.error)], [batch]) if len(calls) == 1 else None
 
 
 def drive(work: Coroutine[Any, Any, T]) -> T:
@@ -92,6 +99,16 @@ async def in_context(context: Context, work: Callable[[], Coroutine[Any, Any, T]
     return cast("T", result)
 
 
+def _batch(calls: list[Call]) -> Batch:
+    """A run that begins."""
+    sizes: list[int] = [call.rows.shape[0] for call in calls]  # type: ignore[union-attr]  # they are decoded
+    batch = Batch(calls, calls[0].operation or "", sum(sizes))
+    if len(calls) > 1:
+        batch.id = new_id()
+    batch.started, batch.cpu_s = time.perf_counter(), time.thread_time()
+    return batch
+
+
 async def _predict(predictor: Predictor, batch: Batch, enter: Sequence[Enter]) -> Any:
     """The predictor's answer to all rows of the batch, one element for each."""
     own = batch.calls[0].context if len(batch.calls) == 1 else None
@@ -107,9 +124,10 @@ async def _predict(predictor: Predictor, batch: Batch, enter: Sequence[Enter]) -
 
 
 def _slices(batch: Batch, output: Any) -> list[Outcome]:
-    outcomes, at = [], 0
+    outcomes: list[Outcome] = []
+    at = 0
     for call in batch.calls:
-        end = at + len(call.rows or ())
-        outcomes.append(Outcome(call, batch, output[at:end], None))
+        end = at + call.rows.shape[0]  # type: ignore[union-attr]  # it is decoded
+        outcomes.append((call, batch, output[at:end], None))
         at = end
     return outcomes

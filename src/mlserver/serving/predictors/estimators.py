@@ -93,7 +93,13 @@ def of_object(model: Any, path: Path, config: Config) -> Trained:
         n_features=getattr(model, "n_features_in_", None),
         dataframe=frame,
         prepare=Frame(dict.fromkeys(declared, as_given)) if frame else array,
+        computes=not config.predictor.allow_pickle and not any(map(_brings_code, config.predictor.trusted)),
     )
+
+
+def _brings_code(trusted: str) -> bool:
+    """Whether a type that skops does not trust may do more than compute: one that is no library's."""
+    return not trusted.startswith("sklearn.")
 
 
 def _on_values(step: Step) -> Step:

@@ -39,6 +39,7 @@ class Predictor:
         n_features: how many values a row has, if that is known.
         dataframe: rows may hold strings, so they come as lists with names.
         batchable: whether several calls may share a run unless the configuration says otherwise.
+        computes: whether a run does nothing but compute, in whatever thread it is.
         categorical: names of the features that a model file itself declares to be categories.
         check_health: whether it can work; may be async.
         close: frees what it holds; may be async.
@@ -55,6 +56,7 @@ class Predictor:
         n_features: int | None = None,
         dataframe: bool = False,
         batchable: bool = False,
+        computes: bool = False,
         categorical: frozenset[str] = frozenset(),
         check_health: Callable[[], Any] | None = None,
         close: Callable[[], Any] | None = None,
@@ -65,6 +67,7 @@ class Predictor:
         self.n_features = n_features or (len(feature_names) if feature_names else None)
         self.dataframe = dataframe
         self.batchable = batchable
+        self.computes = computes
         self.categorical = categorical
         self.operations = frozenset(steps)
         self.is_async = any(inspect.iscoroutinefunction(step) for chain in steps.values() for step in chain)
@@ -209,6 +212,7 @@ def _of_file(name: str, trained: Trained) -> Predictor:
         n_features=trained.n_features,
         dataframe=trained.dataframe,
         batchable=True,
+        computes=trained.computes,
         categorical=trained.categorical,
     )
 

@@ -38,6 +38,8 @@ class Trained:
     n_features: int | None = None
     dataframe: bool = False
     """The rows may hold strings, so they come as lists with names."""
+    computes: bool = True
+    """It does nothing but compute, in whatever thread it is; False where the file may have brought code."""
     categorical: frozenset[str] = frozenset()
     """Names of the features that the file itself declares to be categories."""
 
