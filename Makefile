@@ -38,7 +38,7 @@ check: install ## lint, check formatting, types, the import rule and generated d
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python docs/generate.py --check
 
-bench: install ## measure throughput and latency with wrk
+bench: install ## measure beside other servers, 15 minutes; ARGS=micro measures single parts
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 docs: install ## write docs/reference anew from the code

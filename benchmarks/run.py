@@ -1,4 +1,7 @@
-"""All benchmarks, one after the other: ``make bench``."""
+"""``make bench``: all servers side by side, and the page of the documentation that shows them.
+
+``make bench ARGS=micro`` runs the small ones instead, one part of MLServer each.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = (
+MICRO = (
     "codec.py",
     "metrics.py",
     "lines.py",
@@ -15,10 +18,25 @@ SCRIPTS = (
     "scrape.py",
     "scrape_isolation.py",
     "footprint.py",
-    "throughput.py",
 )
 
+
+def run(script: str, *words: str) -> None:
+    subprocess.run([sys.executable, Path(__file__).with_name(script), *words], check=True)
+
+
+def main(words: list[str]) -> None:
+    if words == ["micro"]:
+        for script in MICRO:
+            print(f"== {script}", flush=True)
+            run(script)
+    else:
+        run("throughput.py", *words)
+        run("report.py")
+
+
 if __name__ == "__main__":
-    for script in SCRIPTS:
-        print(f"== {script}", flush=True)
-        subprocess.run([sys.executable, Path(__file__).with_name(script)], check=True)
+    try:
+        main(sys.argv[1:])
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(error.returncode) from None
