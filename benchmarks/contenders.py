@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import works
-from environments import environment, libraries, version
+from environments import environment, version
 from machine import HERE, RUN
 
 if TYPE_CHECKING:
@@ -77,12 +77,10 @@ class Contender:
 def floor(model: str) -> Contender:
     """What one core can do at all."""
     file = () if model == "noop" else (str(works.model_file(model)),)
-    path = os.pathsep.join((str(SERVERS), str(libraries("floor"))))
     return Contender(
         title="floor",
         command=(sys.executable, str(SERVERS / "floor.py"), str(PORT), *file),
         folder=SERVERS,
-        environment={"PYTHONPATH": path},
     )
 
 

@@ -33,19 +33,6 @@ def environment(peer: str) -> Path:
     return folder / "bin"
 
 
-def libraries(name: str) -> Path:
-    """A folder for ``PYTHONPATH`` with what is wanted beside this environment's own packages.
-
-    Raises:
-        NotInstalled: as it says.
-    """
-    folder = RUN / "peers" / name
-    if not _is_fresh(name, folder):
-        _uv("pip", "install", "--no-deps", "--target", str(folder), "--requirement", str(_pins(name)))
-        _keep(name, folder)
-    return folder
-
-
 def version(peer: str, package: str) -> str:
     """The version of a package that a peer is pinned to."""
     lines = _pins(peer).read_text("utf-8").splitlines()

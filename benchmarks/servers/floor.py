@@ -33,7 +33,7 @@ def decode_few(body: bytes) -> Rows:
 def decode_many() -> Callable[[bytes], Rows]:
     """The decoder of large bodies: straight to numbers where pysimdjson is there."""
     try:
-        import simdjson  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
+        import simdjson  # noqa: PLC0415
     except ImportError:
         print("pysimdjson is not installed: large bodies are decoded by orjson.", file=sys.stderr)
         return decode_few
